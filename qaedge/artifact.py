@@ -1,0 +1,42 @@
+"""An artifact: an exported file, its hash and its size."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from qaedge.files import read_bytes
+
+FORMATS = {".onnx": "onnx", ".tflite": "tflite"}
+
+
+class Artifact(msgspec.Struct, frozen=True):
+    """What a file is: `name` says it to people, `sha256` to machines.
+
+    `weight_bytes` counts weights, biases and scales as they lie in the file; it is 0 for a file
+    that qaedge did not write. `form` tells how a quantized file stores its numbers (`u8s8`, ...).
+    """
+
+    name: str
+    path: str
+    format: str
+    sha256: str
+    size_bytes: int
+    weight_bytes: int = 0
+    form: str = ""
+
+    @staticmethod
+    def of(path: Path, name: str = "", weight_bytes: int = 0, form: str = "") -> Artifact:
+        """Read a file and describe it; raise MissingFile where there is none."""
+        data = read_bytes(path)
+        return Artifact(
+            name=name or path.stem,
+            path=str(path),
+            format=FORMATS.get(path.suffix, path.suffix.lstrip(".")),
+            sha256=hashlib.sha256(data).hexdigest(),
+            size_bytes=len(data),
+            weight_bytes=weight_bytes,
+            form=form,
+        )

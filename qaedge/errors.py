@@ -1,0 +1,144 @@
+"""Every error that a user can fix.
+
+QaedgeError                      exit status 1 unless said otherwise
+├── UsageError                   flags that do not go together (exit status 2)
+├── MissingFile                  a file that should be there is not
+├── InvalidFile                  a file is there, and something in it is wrong
+├── MissingExtra                 an optional part of qaedge is not installed
+├── DiskFull                     no space left where a result has to go
+├── TeacherError                 the teacher cannot be loaded, cut or replaced
+├── DataError                    images or labels that cannot be used
+├── UnsupportedOperator          an operator that a writer or a runtime does not know
+├── ParityError                  torch and the exported file disagree
+├── NotMeasured                  a table has no row for what was asked
+├── Infeasible                   no network keeps the limits
+├── UnknownDevice                no description of that name
+└── MeasurementError             a measurement that did not happen; never a number
+    ├── DeviceLost               the connection or the agent's heartbeat ended
+    ├── AgentKilled              the agent ended without saying why
+    ├── AgentFailed              the agent could not start on that device
+    ├── CandidateCrashed         a file killed the process that ran it
+    ├── CandidateTimeout         a file did not finish within its deadline
+    ├── CandidateFailed          the runtime refused a file
+    ├── ProtocolError            a frame that the protocol does not allow
+    └── DeviceBusy               somebody else measures there
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class QaedgeError(Exception):
+    """What happened (`message`), what is known, and what to do about it (`hint`)."""
+
+    exit_status = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        """Keep the two halves apart so that they can be printed apart."""
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """Return message and hint, a line each."""
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(QaedgeError):
+    """Flags that do not go together."""
+
+    exit_status = 2
+
+
+class MissingFile(QaedgeError):
+    """A file that should be there is not."""
+
+
+class InvalidFile(QaedgeError):
+    """A file is there, and something in it is wrong."""
+
+    def __init__(self, path: str | Path, key: str, expected: str, found: str, hint: str = "") -> None:
+        """Name the file, the key in it, what was expected there and what was found."""
+        where = f"{path}: {key}" if key else f"{path}"
+        super().__init__(f"{where}: expected {expected}, found {found}.", hint)
+        self.path, self.key, self.expected, self.found = str(path), key, expected, found
+
+
+class MissingExtra(QaedgeError):
+    """An optional part of qaedge is not installed."""
+
+    def __init__(self, extra: str, package: str) -> None:
+        """Name the package that is missing and the extra that brings it."""
+        super().__init__(
+            f"This needs the package {package!r}, which is not installed.",
+            f'Install it: pip install "qaedge[{extra}]"',
+        )
+
+
+class DiskFull(QaedgeError):
+    """No space left where a result has to go."""
+
+
+class TeacherError(QaedgeError):
+    """The teacher cannot be loaded, cut or replaced."""
+
+
+class DataError(QaedgeError):
+    """Images or labels that cannot be used."""
+
+
+class UnsupportedOperator(QaedgeError):
+    """An operator that a writer or a runtime does not know."""
+
+
+class ParityError(QaedgeError):
+    """Torch and the exported file disagree by more than the bound."""
+
+
+class NotMeasured(QaedgeError):
+    """A table has no row for what was asked."""
+
+
+class Infeasible(QaedgeError):
+    """No network keeps the limits."""
+
+
+class UnknownDevice(QaedgeError):
+    """No device description of that name."""
+
+
+class MeasurementError(QaedgeError):
+    """A measurement that did not happen; never a number."""
+
+
+class DeviceLost(MeasurementError):
+    """The connection, or the agent's heartbeat, ended."""
+
+
+class AgentKilled(MeasurementError):
+    """The agent ended without saying why."""
+
+
+class AgentFailed(MeasurementError):
+    """The agent could not start on that device."""
+
+
+class CandidateCrashed(MeasurementError):
+    """A file killed the process that ran it."""
+
+
+class CandidateTimeout(MeasurementError):
+    """A file did not finish within its deadline."""
+
+
+class CandidateFailed(MeasurementError):
+    """The runtime refused a file."""
+
+
+class ProtocolError(MeasurementError):
+    """A frame that the protocol does not allow."""
+
+
+class DeviceBusy(MeasurementError):
+    """Somebody else measures on that device."""

@@ -1,0 +1,123 @@
+"""Typed files: TOML and JSON decoded into structs, with errors that name file and key."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from qaedge.errors import DiskFull, InvalidFile, MissingFile
+
+T = TypeVar("T")
+
+# msgspec puts the path of the offending value at the end: "... - at `$.data.height`".
+_AT = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<key>.*)`)?$", re.DOTALL)
+_EXPECTED = re.compile(r"^Expected `(?P<expected>.*?)`(?:, got `(?P<found>.*?)`)?$")
+_UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>.*)`$")
+_ABSENT = re.compile(r"^Object missing required field `(?P<key>.*)`$")
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk, inside the block, into DiskFull naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(
+                f"No space left while writing {path}.",
+                "Everything finished before is kept. Free some space and run the same command again.",
+            ) from error
+        raise
+
+
+def read_bytes(path: Path, hint: str = "") -> bytes:
+    """Return a file's bytes; raise MissingFile where there is none or it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFile(f"No file {path}.", hint) from None
+    except OSError as error:
+        raise MissingFile(f"Cannot read {path}: {error.strerror}.", hint) from error
+
+
+def _invalid(path: Path, error: msgspec.DecodeError, kind: type) -> InvalidFile:
+    match = _AT.match(str(error))
+    what, key = (match.group("what"), match.group("key") or "") if match else (str(error), "")
+    if unknown := _UNKNOWN.match(what):
+        name = unknown.group("key")
+        return InvalidFile(path, f"{key}.{name}".lstrip("."), f"a known key{_known(kind, key)}", f"{name!r}")
+    if absent := _ABSENT.match(what):
+        name = absent.group("key")
+        return InvalidFile(path, f"{key}.{name}".lstrip("."), "a value", "nothing")
+    if expected := _EXPECTED.match(what):
+        return InvalidFile(path, key, expected.group("expected"), expected.group("found") or "something else")
+    return InvalidFile(path, key, "a valid file", what[:1].lower() + what[1:])
+
+
+def _known(kind: type, key: str) -> str:
+    """List the keys known at `key` inside struct `kind`, as far as plain nesting tells."""
+    for part in (p for p in re.split(r"[.\[\]]+", key) if p and p != "..."):
+        info = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}.get(part)
+        arguments = getattr(info, "__args__", ())
+        nested = [t for t in (info, *arguments) if isinstance(t, type) and issubclass(t, msgspec.Struct)]
+        if not nested:
+            return ""
+        kind = nested[0]
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return ""
+    return f" ({', '.join(f.encode_name for f in msgspec.structs.fields(kind))})"
+
+
+def decode_toml(path: Path, kind: type[T], hint: str = "") -> T:
+    """Decode a TOML file into `kind`; raise MissingFile or InvalidFile (file, key, expected, found)."""
+    return decode_toml_bytes(read_bytes(path, hint), path, kind)
+
+
+def decode_toml_bytes(data: bytes, path: Path, kind: type[T]) -> T:
+    """Decode TOML text that came from `path` into `kind`; raise InvalidFile."""
+    try:
+        return msgspec.toml.decode(data, type=kind)
+    except msgspec.DecodeError as error:
+        raise _invalid(path, error, kind) from error
+    except UnicodeDecodeError as error:
+        raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
+
+
+def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
+    """Decode a JSON file into `kind`; raise MissingFile or InvalidFile (file, key, expected, found)."""
+    try:
+        return msgspec.json.decode(read_bytes(path, hint), type=kind)
+    except msgspec.DecodeError as error:
+        raise _invalid(path, error, kind) from error
+    except UnicodeDecodeError as error:
+        raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a whole file or nothing: a temporary neighbor, flushed, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a struct, or plain data, as indented JSON, whole or not at all."""
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

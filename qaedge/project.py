@@ -1,0 +1,204 @@
+"""The project file, qaedge.toml: teacher, blocks, data, space, device, limits; where results live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from qaedge.errors import InvalidFile, QaedgeError, UsageError
+from qaedge.files import decode_toml
+from qaedge.units import parse_bytes, parse_percent, parse_seconds
+
+FILE_NAME = "qaedge.toml"
+LAYOUTS = ("camvid", "cityscapes", "scenes")
+
+
+class TeacherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to get the teacher.
+
+    Attributes:
+        function: `module:function` that returns an `nn.Module`; called with `arguments`.
+        weights: safetensors, or a `.pt` holding a state dict; relative to the project file.
+        blocks: name -> submodule path, or a slice `path[a:b]` of an `nn.Sequential`, in the
+            order of the network.
+    """
+
+    function: str
+    blocks: dict[str, str]
+    weights: str = ""
+    arguments: dict[str, int | float | str | bool] = {}
+
+
+class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Images and labels.
+
+    Attributes:
+        layout: `camvid`, `cityscapes` or `scenes` (generated).
+        path: the folder that holds the splits; not used by `scenes`. `$NAME` is taken from the
+            environment.
+        height, width: what the network sees [pixels].
+        classes: their names, in the order of the label ids.
+        void: label ids that do not count.
+        mean, std: preprocessing, `(x / 255 - mean) / std` per RGB channel; 0.5 is `x/127.5 - 1`.
+        count: for `scenes`: training images; a quarter as many are for validation.
+    """
+
+    layout: str
+    height: int
+    width: int
+    path: str = ""
+    classes: tuple[str, ...] = ()
+    void: tuple[int, ...] = (255,)
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    train_split: str = "train"
+    val_split: str = "val"
+    count: int = 128
+
+
+class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Block-wise distillation: optimizer steps per candidate, and the cache of teacher features."""
+
+    steps: int = 120
+    batch: int = 8
+    learning_rate: float = 3e-3
+    workers: int = 0  # 0: one per core
+    cache: str = "2GiB"  # bound of the feature cache on disk
+    calibration_images: int = 32
+    seed: int = 0
+
+
+class FinetuneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Fine-tuning of a whole network with the teacher's guidance."""
+
+    epochs: int = 12
+    batch: int = 8
+    learning_rate: float = 0.01
+    crop: tuple[int, int] = (256, 320)
+    guidance: float = 1.0  # weight of the teacher's logits beside the labels
+    seed: int = 0
+
+
+class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the network must keep; empty means no limit.
+
+    Each is a quantity with a unit ("25ms", "1.2MiB") or a share of the teacher's own ("75%").
+    """
+
+    latency: str = ""
+    size: str = ""
+
+
+class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A whole qaedge.toml."""
+
+    teacher: TeacherConfig
+    data: DataConfig
+    space: str
+    device: str = "local"
+    results: str = "results"
+    limits: LimitsConfig = LimitsConfig()
+    distill: DistillConfig = DistillConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+
+
+class Workspace:
+    """A project and the folder it lives in: where each file of it is."""
+
+    def __init__(self, root: Path, project: Project) -> None:
+        """Keep both; nothing is created yet."""
+        self.root = root
+        self.project = project
+
+    @staticmethod
+    def open(path: Path | None = None) -> Workspace:
+        """Read and check the project file: the one given, or ./qaedge.toml.
+
+        Raises MissingFile, or InvalidFile with file, key, expected and found.
+        """
+        file = path or Path(FILE_NAME)
+        project = decode_toml(file, Project, hint="Write one with: qaedge init")
+        _check(file, project)
+        return Workspace(file.resolve().parent, project)
+
+    def path(self, text: str) -> Path:
+        """Resolve a path of the project file: `$NAME` and `~` expanded, relative to the file's folder."""
+        expanded = os.path.expanduser(os.path.expandvars(text))
+        if "$" in expanded:
+            raise UsageError(
+                f"The path {text!r} names an environment variable that is not set.",
+                "Set it, or write the path out in the project file.",
+            )
+        return self.root / expanded
+
+    @property
+    def space_file(self) -> Path:
+        """The space, as its author wrote it."""
+        return self.path(self.project.space)
+
+    @property
+    def results(self) -> Path:
+        """Everything that qaedge writes for this project."""
+        return self.path(self.project.results)
+
+    @property
+    def space_json(self) -> Path:
+        """The space resolved against the teacher."""
+        return self.results / "space.json"
+
+    def loss_file(self, space_hash: str) -> Path:
+        """The loss table of a space."""
+        return self.results / space_hash / "loss.jsonl"
+
+    def weights_folder(self, space_hash: str) -> Path:
+        """Distilled weights, a safetensors file for each (block, candidate)."""
+        return self.results / space_hash / "weights"
+
+    def latency_file(self, device: str) -> Path:
+        """The latency table of a device."""
+        return self.results / device / "latency.jsonl"
+
+    @property
+    def artifacts(self) -> Path:
+        """Exported candidates, named by their content."""
+        return self.results / "artifacts"
+
+    @property
+    def cache(self) -> Path:
+        """The teacher's features; may be deleted at any time."""
+        return self.results / "cache"
+
+
+def _check(file: Path, project: Project) -> None:
+    data, teacher = project.data, project.teacher
+    if data.layout not in LAYOUTS:
+        raise InvalidFile(file, "data.layout", f"one of {', '.join(LAYOUTS)}", repr(data.layout))
+    if data.layout != "scenes" and not data.path:
+        raise InvalidFile(file, "data.path", f"the folder of the {data.layout} images", "nothing")
+    for key in ("height", "width", "count"):
+        if getattr(data, key) < 1:
+            raise InvalidFile(file, f"data.{key}", "a number from 1", str(getattr(data, key)))
+    if min(data.std) <= 0:
+        raise InvalidFile(file, "data.std", "numbers above 0", str(list(data.std)))
+    if ":" not in teacher.function:
+        raise InvalidFile(file, "teacher.function", "module:function", repr(teacher.function))
+    if not teacher.blocks:
+        raise InvalidFile(file, "teacher.blocks", "at least one block", "none")
+    for section, keys in (("distill", ("steps", "batch", "calibration_images")), ("finetune", ("batch",))):
+        for key in keys:
+            value = getattr(getattr(project, section), key)
+            if value < 1:
+                raise InvalidFile(file, f"{section}.{key}", "a number from 1", str(value))
+    for section, key, parse in (
+        ("limits", "latency", parse_seconds),
+        ("limits", "size", parse_bytes),
+        ("distill", "cache", parse_bytes),
+    ):
+        text = getattr(getattr(project, section), key)
+        if text and parse_percent(text) is None:
+            try:
+                parse(text)
+            except QaedgeError as error:
+                raise InvalidFile(file, f"{section}.{key}", "a quantity with a unit", repr(text), error.hint) from error

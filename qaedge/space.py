@@ -1,0 +1,219 @@
+"""The search space: the candidates of each block, enumerated from TOML.
+
+A space file names axes; the shapes they apply to come from the teacher. Resolving one against
+the other (`SpaceFile.resolve`) gives a `SearchSpace`, which is saved as JSON: everything that
+does not need torch (search, tables, bench) reads that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from qaedge.candidate import BlockSpec, Candidate, LayerSpec, QuantScheme
+from qaedge.errors import InvalidFile, UsageError
+from qaedge.files import decode_json, decode_toml, write_json
+
+Shape = tuple[int, int, int]
+
+
+class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The axes of one block; their product is enumerated.
+
+    Attributes:
+        name: the block, as in the project file.
+        kind: `inverted_residual`, `stem` or `context`.
+        depths: numbers of layers.
+        kernels: sizes of the depthwise kernel.
+        expansions: expansion factors of inverted residuals.
+        widths: channels of the layers before the last; empty means as many as go out.
+        pooling: for `context`: with image pooling, without, or both.
+        dilation: dilation of every depthwise kernel after the first layer's.
+        schemes: quantization schemes, such as "w8a8".
+    """
+
+    name: str
+    kind: str = "inverted_residual"
+    depths: tuple[int, ...] = (1,)
+    kernels: tuple[int, ...] = (3,)
+    expansions: tuple[int, ...] = (6,)
+    widths: tuple[int, ...] = ()
+    pooling: tuple[bool, ...] = (True,)
+    dilation: int = 1
+    schemes: tuple[str, ...] = ("w8a8",)
+
+
+class SpaceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A space as its author wrote it."""
+
+    name: str
+    block: tuple[Axes, ...]
+
+    @staticmethod
+    def read(path: Path) -> SpaceFile:
+        """Decode and check a space file; raise InvalidFile naming the key that is wrong."""
+        space = decode_toml(path, SpaceFile, hint="Write one with: qaedge init")
+        seen: set[str] = set()
+        for index, axes in enumerate(space.block):
+            where = f"block[{index}]"
+            if axes.name in seen:
+                raise InvalidFile(path, f"{where}.name", "each block once", repr(axes.name))
+            seen.add(axes.name)
+            _check(path, where, axes)
+        return space
+
+    def resolve(self, shapes: dict[str, tuple[Shape, Shape]], own: dict[str, str], teacher: str) -> SearchSpace:
+        """Enumerate the candidates of each block.
+
+        Args:
+            shapes: block name -> input and output shape, (channels, height, width) each.
+            own: block name -> digest of the teacher's own block.
+            teacher: digest of the whole teacher.
+
+        Raises:
+            UsageError: a block of the space that the teacher does not have, or the reverse.
+        """
+        named = [axes.name for axes in self.block]
+        if set(named) != set(shapes):
+            raise UsageError(
+                f"The space {self.name!r} describes the blocks {', '.join(named)}; "
+                f"the project cuts the teacher into {', '.join(shapes)}.",
+                "Give both files the same block names.",
+            )
+        blocks = []
+        for name, (given, wanted) in shapes.items():
+            axes = next(a for a in self.block if a.name == name)
+            own_spec = BlockSpec((LayerSpec("own", digest=own[name]),))
+            specs = [own_spec, *dict.fromkeys(ENUMERATORS[axes.kind](axes, given, wanted))]
+            candidates = tuple(
+                Candidate(spec, QuantScheme.parse(scheme), given) for spec in specs for scheme in axes.schemes
+            )
+            blocks.append(Block(name, given, wanted, candidates))
+        return SearchSpace(self.name, teacher, tuple(blocks))
+
+
+class Block(msgspec.Struct, frozen=True):
+    """A block of the teacher and its candidates; candidate 0 is the teacher's own."""
+
+    name: str
+    input_shape: Shape
+    output_shape: Shape
+    candidates: tuple[Candidate, ...]
+
+
+class SearchSpace(msgspec.Struct, frozen=True):
+    """Everything that may be chosen: per block, in the order of the network, its candidates."""
+
+    name: str
+    teacher: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits that change whenever any candidate, shape or the teacher does."""
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+
+    @property
+    def networks(self) -> int:
+        """How many networks the space holds."""
+        return math.prod(len(block.candidates) for block in self.blocks)
+
+    def block(self, name: str) -> Block:
+        """Return a block by name; raise UsageError where there is none."""
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        raise UsageError(f"No block {name!r}.", f"Known: {', '.join(b.name for b in self.blocks)}.")
+
+    def unique(self) -> Iterator[Candidate]:
+        """Yield each candidate once, however many blocks share it."""
+        yield from dict.fromkeys(c for block in self.blocks for c in block.candidates)
+
+    def save(self, path: Path) -> None:
+        """Write the resolved space as JSON."""
+        write_json(path, self)
+
+    @staticmethod
+    def load(path: Path) -> SearchSpace:
+        """Read a resolved space; raise MissingFile where it was not resolved yet."""
+        return decode_json(path, SearchSpace, hint="Make it with: qaedge space")
+
+
+def _check(path: Path, where: str, axes: Axes) -> None:
+    if axes.kind not in ENUMERATORS:
+        raise InvalidFile(path, f"{where}.kind", f"one of {', '.join(ENUMERATORS)}", repr(axes.kind))
+    for field in ("depths", "kernels", "expansions", "widths"):
+        values = getattr(axes, field)
+        if not values and field != "widths":
+            raise InvalidFile(path, f"{where}.{field}", "at least one number", "none")
+        for value in values:
+            odd = field == "kernels" and value % 2 == 0
+            if value < 1 or odd:
+                wanted = "odd numbers from 1" if field == "kernels" else "numbers from 1"
+                raise InvalidFile(path, f"{where}.{field}", wanted, str(value))
+    for scheme in axes.schemes:
+        try:
+            QuantScheme.parse(scheme)
+        except UsageError as error:
+            raise InvalidFile(
+                path, f"{where}.schemes", "quantization schemes such as w8a8", repr(scheme), error.hint
+            ) from error
+    if not axes.schemes or not axes.pooling or axes.dilation < 1:
+        raise InvalidFile(path, where, "schemes, pooling and a dilation from 1", "an empty list or less than 1")
+
+
+def _stride(given: Shape, wanted: Shape) -> int:
+    return max(1, round(given[1] / wanted[1]))
+
+
+def _inverted_residuals(axes: Axes, given: Shape, wanted: Shape) -> Iterator[BlockSpec]:
+    out = wanted[0]
+    for depth, kernel, expansion, width in itertools.product(
+        axes.depths, axes.kernels, axes.expansions, axes.widths or (out,)
+    ):
+        yield BlockSpec(
+            tuple(
+                LayerSpec(
+                    "ir",
+                    kernel=kernel,
+                    stride=_stride(given, wanted) if layer == 0 else 1,
+                    expansion=expansion,
+                    channels=out if layer == depth - 1 else width,
+                    dilation=1 if layer == 0 else axes.dilation,
+                )
+                for layer in range(depth)
+            )
+        )
+
+
+def _stems(axes: Axes, given: Shape, wanted: Shape) -> Iterator[BlockSpec]:
+    out = wanted[0]
+    for depth, kernel, expansion, width in itertools.product(
+        axes.depths, axes.kernels, axes.expansions, axes.widths or (out,)
+    ):
+        first = LayerSpec("conv", kernel=3, stride=_stride(given, wanted), channels=width)
+        second = LayerSpec("ir", kernel=kernel, expansion=1, channels=out)
+        more = LayerSpec("ir", kernel=kernel, expansion=expansion, channels=out)
+        yield BlockSpec((first, second, *[more] * (depth - 1)))
+
+
+def _contexts(axes: Axes, given: Shape, wanted: Shape) -> Iterator[BlockSpec]:
+    for kernel, width, pooling in itertools.product(axes.kernels, axes.widths or (256,), axes.pooling):
+        kind = "poolcontext" if pooling else "context"
+        dilation = axes.dilation if kernel > 1 else 1
+        first = LayerSpec(kind, kernel=kernel, channels=width, dilation=dilation)
+        yield BlockSpec((first, LayerSpec("logits", channels=wanted[0])))
+
+
+#: kind of a block -> what enumerates its axes. A new kind is one line here, its layers in
+#: `candidate.LAYER_FIELDS`, and their modules in `nn/blocks.py`.
+ENUMERATORS: dict[str, Callable[[Axes, Shape, Shape], Iterator[BlockSpec]]] = {
+    "inverted_residual": _inverted_residuals,
+    "stem": _stems,
+    "context": _contexts,
+}
