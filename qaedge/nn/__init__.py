@@ -1,0 +1,1 @@
+"""Everything that needs torch: data, teacher, candidates, distillation, quantization, export."""
