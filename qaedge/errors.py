@@ -12,6 +12,7 @@ QaedgeError                      exit status 1 unless said otherwise
 ├── ParityError                  torch and the exported file disagree
 ├── NotMeasured                  a table has no row for what was asked
 ├── Infeasible                   no network keeps the limits
+├── NotComparable                two measurements taken under conditions that differ
 ├── UnknownDevice                no description of that name
 └── MeasurementError             a measurement that did not happen; never a number
     ├── DeviceLost               the connection or the agent's heartbeat ended
@@ -102,6 +103,10 @@ class NotMeasured(QaedgeError):
 
 class Infeasible(QaedgeError):
     """No network keeps the limits."""
+
+
+class NotComparable(QaedgeError):
+    """Two measurements were taken under conditions that differ, or do not pair."""
 
 
 class UnknownDevice(QaedgeError):

@@ -29,7 +29,7 @@ def nondominated(points: Array) -> Positions:
     """
     count, columns = points.shape
     if columns == 1:
-        return points[:, 0].argmin(keepdims=True) if count else np.arange(0)
+        return np.array([points[:, 0].argmin()]) if count else np.arange(0)
     if columns == 2:
         return np.sort(staircase(points))
     if columns == 3:
