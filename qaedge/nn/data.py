@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from qaedge.nn.scenes import SCENE_CLASSES, scene
 from qaedge.project import DataConfig
 
 Pixels = npt.NDArray[np.uint8]
+T = TypeVar("T")
 SplitName = Literal["train", "val"]
 
 #: The label of pixels that do not count, whatever the files call it.
@@ -122,18 +123,19 @@ class Split:
             _decoded(pair.label, file.load)
             size = (self._data.width, self._data.height)
             given = np.asarray(file if file.size == size else file.resize(size, Image.Resampling.NEAREST))
-        mapped = self._ids[given]
+        mapped: npt.NDArray[np.int16] = self._ids[given]
         if (mapped == _UNKNOWN).any():
             known = ", ".join(f"{i} {name}" for i, name in self._known().items())
             raise DataError(
                 f"The label {pair.label} holds id {given[mapped == _UNKNOWN].max()}, which is no class.",
                 f"Known: {known}. Name the class in data.classes, or the id in data.void.",
             )
-        return mapped.astype(np.uint8)
+        label: Pixels = mapped.astype(np.uint8)
+        return label
 
     def preprocess(
         self,
-        images: UInt8[np.ndarray, "batch height width 3"],  # type: ignore[type-arg]
+        images: UInt8[np.ndarray, "batch height width 3"],
     ) -> Float[Tensor, "batch 3 height width"]:
         """Return what the network sees: `(x / 255 - mean) / std` per channel."""
         return preprocess(images, self._data)
@@ -172,7 +174,7 @@ class Split:
 
 
 def preprocess(
-    images: UInt8[np.ndarray, "batch height width 3"],  # type: ignore[type-arg]
+    images: UInt8[np.ndarray, "batch height width 3"],
     data: DataConfig,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Return what a network sees: `(x / 255 - mean) / std` per RGB channel; for 0.5, `x / 127.5 - 1`."""
@@ -287,7 +289,7 @@ def _opened(path: Path) -> Image.Image:
         raise _unreadable(path, error) from error
 
 
-def _decoded(path: Path, decode: Callable[[], Image.Image]) -> Image.Image:
+def _decoded(path: Path, decode: Callable[[], T]) -> T:
     try:
         return decode()
     except _BROKEN as error:

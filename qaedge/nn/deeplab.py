@@ -68,7 +68,8 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, given, h, w] to [batch, out, h / stride, w / stride]."""
-        return x + self.conv(x) if self.residual else self.conv(x)
+        out: Tensor = self.conv(x)
+        return x + out if self.residual else out
 
 
 class Head(nn.Module):
@@ -86,7 +87,8 @@ class Head(nn.Module):
         """Map features [batch, given, h, w] to logits [batch, classes, h, w]."""
         pooled = self.image_pooling(x.mean((2, 3), keepdim=True))
         pooled = pooled.expand(-1, -1, x.shape[2], x.shape[3])
-        return self.classifier(self.project(torch.cat([pooled, self.aspp0(x)], 1)))  # type: ignore[no-any-return]
+        logits: Tensor = self.classifier(self.project(torch.cat([pooled, self.aspp0(x)], 1)))
+        return logits
 
 
 class DeepLabV3(nn.Module):
@@ -97,7 +99,7 @@ class DeepLabV3(nn.Module):
         super().__init__()
         self.features = features
         self.head = head
-        self._register_load_state_dict_pre_hook(_prefix_head)
+        self._register_load_state_dict_pre_hook(_prefix_head)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images [batch, 3, height, width] to logits [batch, classes, height, width]."""

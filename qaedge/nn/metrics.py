@@ -57,7 +57,10 @@ class Confusion:
         """Intersection over union per class, [classes]; NaN for a class that occurs nowhere."""
         intersection = np.diag(self.matrix).astype(np.float64)
         union = self.matrix.sum(0) + self.matrix.sum(1) - np.diag(self.matrix)
-        return np.divide(intersection, union, out=np.full(self.classes, np.nan), where=union > 0)
+        iou: npt.NDArray[np.float64] = np.divide(
+            intersection, union, out=np.full(self.classes, np.nan), where=union > 0
+        )
+        return iou
 
     @property
     def miou(self) -> float:
