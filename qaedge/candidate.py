@@ -23,6 +23,9 @@ LAYER_FIELDS: dict[str, tuple[tuple[str, str], ...]] = {
     "own": (),
 }
 _OPTIONAL = {"dilation"}
+_NUMBER = re.compile(r"^[1-9][0-9]{0,5}$")
+_REPEAT = re.compile(r"^r([0-9]+)_(.+)$")
+_MOST_REPEATS = 1000
 _SCHEME = re.compile(r"^w([2-8])a(8|16)$")
 
 
@@ -41,6 +44,12 @@ class LayerSpec(msgspec.Struct, frozen=True):
     channels: int = 0
     dilation: int = 1
     digest: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse a kind that has no text."""
+        if self.kind not in LAYER_FIELDS:
+            # As a decoder words it, so that a file's error names the place and both halves.
+            raise ValueError(f"Expected `one of {', '.join(LAYER_FIELDS)}`, got `{self.kind}`")
 
     def __str__(self) -> str:
         """Return the text that `BlockSpec.parse` reads."""
@@ -62,7 +71,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
         fields = {letter: field for letter, field in LAYER_FIELDS.get(kind, ())}
         values: dict[str, int] = {}
         for part in rest.split("_"):
-            if part[:1] not in fields or not part[1:].isdigit() or fields[part[0]] in values:
+            if part[:1] not in fields or not _NUMBER.match(part[1:]) or fields[part[0]] in values:
                 raise UsageError(
                     f"{text!r} is not a layer.",
                     f"Layers look like ir_k3_s2_e6_c32; kinds: {', '.join(LAYER_FIELDS)}.",
@@ -71,7 +80,7 @@ class LayerSpec(msgspec.Struct, frozen=True):
         missing = [field for field in fields.values() if field not in values and field not in _OPTIONAL]
         if not fields or missing:
             raise UsageError(f"{text!r} is not a layer: {', '.join(missing) or 'unknown kind'}.")
-        return LayerSpec(kind, **values)
+        return msgspec.structs.replace(LayerSpec(kind), **values)
 
 
 class BlockSpec(msgspec.Struct, frozen=True):
@@ -92,9 +101,11 @@ class BlockSpec(msgspec.Struct, frozen=True):
         """Return the block that `text` names; raise UsageError where it names none."""
         layers: list[LayerSpec] = []
         for part in text.split("+"):
-            repeat = re.match(r"^r(\d+)_(.+)$", part)
-            layer = LayerSpec.parse(repeat.group(2) if repeat else part)
-            layers += [layer] * (int(repeat.group(1)) if repeat else 1)
+            repeat = _REPEAT.match(part)
+            count = int(repeat.group(1)) if repeat else 1
+            if not 1 <= count <= _MOST_REPEATS:
+                raise UsageError(f"{part!r} repeats a layer {count} times.", f"From 1 to {_MOST_REPEATS}.")
+            layers += [LayerSpec.parse(repeat.group(2) if repeat else part)] * count
         return BlockSpec(tuple(layers))
 
     @property

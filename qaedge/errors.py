@@ -6,6 +6,7 @@ QaedgeError                      exit status 1 unless said otherwise
 ├── InvalidFile                  a file is there, and something in it is wrong
 ├── MissingExtra                 an optional part of qaedge is not installed
 ├── DiskFull                     no space left where a result has to go
+├── CannotWrite                  a place where a result has to go does not take it
 ├── TeacherError                 the teacher cannot be loaded, cut or replaced
 ├── DataError                    images or labels that cannot be used
 ├── UnsupportedOperator          an operator that a writer or a runtime does not know
@@ -79,6 +80,10 @@ class MissingExtra(QaedgeError):
 
 class DiskFull(QaedgeError):
     """No space left where a result has to go."""
+
+
+class CannotWrite(QaedgeError):
+    """A place where a result has to go does not take it: read-only, not a folder, somebody else's."""
 
 
 class TeacherError(QaedgeError):

@@ -13,29 +13,32 @@ from typing import TypeVar
 
 import msgspec
 
-from qaedge.errors import DiskFull, InvalidFile, MissingFile
+from qaedge.errors import CannotWrite, DiskFull, InvalidFile, MissingFile
 
 T = TypeVar("T")
 
 # msgspec puts the path of the offending value at the end: "... - at `$.data.height`".
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<key>.*)`)?$", re.DOTALL)
-_EXPECTED = re.compile(r"^Expected `(?P<expected>.*?)`(?:, got `(?P<found>.*?)`)?$")
+_EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<found>.*?))?$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>.*)`$")
 _ABSENT = re.compile(r"^Object missing required field `(?P<key>.*)`$")
 
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, inside the block, into DiskFull naming `path`."""
+    """Turn what the system says against writing, inside the block, into DiskFull or CannotWrite naming `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 f"No space left while writing {path}.",
                 "Everything finished before is kept. Free some space and run the same command again.",
             ) from error
-        raise
+        raise CannotWrite(
+            f"Cannot write {path}: {error.strerror or error}.",
+            "Make that place writable, or name another folder as `results` in the project file.",
+        ) from error
 
 
 def read_bytes(path: Path, hint: str = "") -> bytes:
@@ -58,13 +61,14 @@ def _invalid(path: Path, error: msgspec.DecodeError, kind: type) -> InvalidFile:
         name = absent.group("key")
         return InvalidFile(path, f"{key}.{name}".lstrip("."), "a value", "nothing")
     if expected := _EXPECTED.match(what):
-        return InvalidFile(path, key, expected.group("expected"), expected.group("found") or "something else")
+        wanted, got = (text and text.replace("`", "") for text in expected.group("expected", "found"))
+        return InvalidFile(path, key, wanted, got or "something else")
     return InvalidFile(path, key, "a valid file", what[:1].lower() + what[1:])
 
 
 def _known(kind: type, key: str) -> str:
     """List the keys known at `key` inside struct `kind`, as far as plain nesting tells."""
-    for part in (p for p in re.split(r"[.\[\]]+", key) if p and p != "..."):
+    for part in (p for p in re.split(r"[.\[\]]+", key) if p and not p.isdigit()):  # the list's elements, not the list
         info = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}.get(part)
         arguments = getattr(info, "__args__", ())
         nested = [t for t in (info, *arguments) if isinstance(t, type) and issubclass(t, msgspec.Struct)]
@@ -103,16 +107,16 @@ def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: a temporary neighbor, flushed, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise

@@ -125,13 +125,18 @@ class Workspace:
 
     def path(self, text: str) -> Path:
         """Resolve a path of the project file: `$NAME` and `~` expanded, relative to the file's folder."""
-        expanded = os.path.expanduser(os.path.expandvars(text))
+        expanded = os.path.expandvars(text)
         if "$" in expanded:
             raise UsageError(
                 f"The path {text!r} names an environment variable that is not set.",
                 "Set it, or write the path out in the project file.",
             )
-        return self.root / expanded
+        try:
+            return self.root / Path(expanded).expanduser()
+        except RuntimeError as error:
+            raise UsageError(
+                f"The path {text!r} names a home folder that is not known.", "Write the path out in the project file."
+            ) from error
 
     @property
     def space_file(self) -> Path:
@@ -186,18 +191,30 @@ def _check(file: Path, project: Project) -> None:
         raise InvalidFile(file, "teacher.function", "module:function", repr(teacher.function))
     if not teacher.blocks:
         raise InvalidFile(file, "teacher.blocks", "at least one block", "none")
-    for section, keys in (("distill", ("steps", "batch", "calibration_images")), ("finetune", ("batch",))):
+    for section, least, keys in (
+        ("distill", 1, ("steps", "batch", "calibration_images")),
+        ("distill", 0, ("workers",)),
+        ("finetune", 1, ("batch",)),
+        ("finetune", 0, ("epochs", "guidance")),
+    ):
         for key in keys:
             value = getattr(getattr(project, section), key)
-            if value < 1:
-                raise InvalidFile(file, f"{section}.{key}", "a number from 1", str(value))
+            if not value >= least:
+                raise InvalidFile(file, f"{section}.{key}", f"a number from {least}", str(value))
+    for section in ("distill", "finetune"):
+        rate = getattr(project, section).learning_rate
+        if not rate > 0:
+            raise InvalidFile(file, f"{section}.learning_rate", "a number above 0", str(rate))
+    if min(project.finetune.crop) < 1:
+        raise InvalidFile(file, "finetune.crop", "numbers from 1", str(list(project.finetune.crop)))
     for section, key, parse in (
         ("limits", "latency", parse_seconds),
         ("limits", "size", parse_bytes),
         ("distill", "cache", parse_bytes),
     ):
         text = getattr(getattr(project, section), key)
-        if text and parse_percent(text) is None:
+        share_allowed = section == "limits"
+        if text and not (share_allowed and parse_percent(text) is not None):
             try:
                 parse(text)
             except QaedgeError as error:

@@ -58,6 +58,8 @@ class SpaceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def read(path: Path) -> SpaceFile:
         """Decode and check a space file; raise InvalidFile naming the key that is wrong."""
         space = decode_toml(path, SpaceFile, hint="Write one with: qaedge init")
+        if not space.block:
+            raise InvalidFile(path, "block", "at least one block", "none")
         seen: set[str] = set()
         for index, axes in enumerate(space.block):
             where = f"block[{index}]"
@@ -141,7 +143,13 @@ class SearchSpace(msgspec.Struct, frozen=True):
     @staticmethod
     def load(path: Path) -> SearchSpace:
         """Read a resolved space; raise MissingFile where it was not resolved yet."""
-        return decode_json(path, SearchSpace, hint="Make it with: qaedge space")
+        space = decode_json(path, SearchSpace, hint="Make it with: qaedge space")
+        for number, block in enumerate(space.blocks):
+            if not block.candidates:
+                raise InvalidFile(path, f"blocks[{number}].candidates", "at least one candidate", "none")
+        if not space.blocks:
+            raise InvalidFile(path, "blocks", "at least one block", "none")
+        return space
 
 
 def _check(path: Path, where: str, axes: Axes) -> None:
@@ -156,6 +164,14 @@ def _check(path: Path, where: str, axes: Axes) -> None:
             if value < 1 or odd:
                 wanted = "odd numbers from 1" if field == "kernels" else "numbers from 1"
                 raise InvalidFile(path, f"{where}.{field}", wanted, str(value))
+    for field in ("schemes", "pooling"):
+        values = getattr(axes, field)
+        if not values:
+            raise InvalidFile(path, f"{where}.{field}", "at least one", "none")
+        if len(set(values)) < len(values):
+            raise InvalidFile(path, f"{where}.{field}", "each once", str(list(values)))
+    if axes.dilation < 1:
+        raise InvalidFile(path, f"{where}.dilation", "a number from 1", str(axes.dilation))
     for scheme in axes.schemes:
         try:
             QuantScheme.parse(scheme)
@@ -163,8 +179,6 @@ def _check(path: Path, where: str, axes: Axes) -> None:
             raise InvalidFile(
                 path, f"{where}.schemes", "quantization schemes such as w8a8", repr(scheme), error.hint
             ) from error
-    if not axes.schemes or not axes.pooling or axes.dilation < 1:
-        raise InvalidFile(path, where, "schemes, pooling and a dilation from 1", "an empty list or less than 1")
 
 
 def _stride(given: Shape, wanted: Shape) -> int:

@@ -1,14 +1,17 @@
 """Append-only JSON lines with a version: the form of every table on disk.
 
 The first line is `{"format": NAME, "version": N}`. A row is one `write` and one `fsync`, so a
-row that was reported finished survives a crash; a torn last line is dropped with a warning, and
-the next append starts on a fresh line.
+row that was reported finished survives a crash; a torn line is dropped with a warning, and the
+next append starts on a fresh line.
 
 Format history: version 1, the first.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import os
 import warnings
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from qaedge.errors import InvalidFile
+from qaedge.errors import InvalidFile, MeasurementError, MissingFile
 from qaedge.files import disk_errors
 
 T = TypeVar("T")
@@ -46,47 +49,78 @@ class Store(Generic[T]):
         """Yield the rows in the order in which they were appended; none where there is no file.
 
         Raises InvalidFile where the header is another format's or a newer version's, or where a
-        line before the last is broken.
+        row does not hold what it should.
         """
-        if not self.path.exists():
+        try:
+            data = self.path.read_bytes()
+        except FileNotFoundError:
             return
-        lines = self.path.read_bytes().split(b"\n")
-        torn = lines.pop()
-        if torn:
-            warnings.warn(f"{self.path}: the last line is incomplete and was dropped.", StoreWarning, stacklevel=2)
-        if not lines:
+        except OSError as error:
+            raise MissingFile(f"Cannot read {self.path}: {error.strerror}.") from error
+        header, *lines = data.split(b"\n")
+        if not lines:  # nothing, or a header that a crash has torn: no row was ever finished
+            if not self._header().startswith(header):
+                self._check_header(header)
             return
-        self._check_header(lines[0])
-        for number, line in enumerate(lines[1:], start=2):
+        self._check_header(header)
+        for number, line in enumerate(lines, start=2):
             if not line:
                 continue
             try:
                 yield self._decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                # A crash in mid-append leaves a torn line that a later append has closed.
-                if isinstance(error, msgspec.ValidationError):
-                    raise InvalidFile(self.path, f"line {number}", f"a {self.format_name} row", str(error)) from error
-                warnings.warn(f"{self.path}: line {number} is torn and was dropped.", StoreWarning, stacklevel=2)
+            except (msgspec.ValidationError, MeasurementError) as error:
+                raise InvalidFile(self.path, f"line {number}", f"a {self.format_name} row", str(error)) from error
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                # A crash in mid-append leaves a torn line; a later append closes it.
+                warnings.warn(f"{self.path}: line {number} is incomplete and was dropped.", StoreWarning, stacklevel=2)
 
     def append(self, row: T) -> None:
-        """Append one row and return when it is on disk; raise DiskFull where it is not."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Append one row and return when it is on disk.
+
+        Raises DiskFull or CannotWrite where it is not, with the file as it was before; InvalidFile
+        where the file is another format's; MeasurementError where the row holds a value, such as
+        NaN, that could not be read back.
+        """
+        data = msgspec.json.encode(row) + b"\n"
+        try:
+            self._decoder.decode(data)
+        except msgspec.DecodeError as error:
+            raise MeasurementError(f"A row for {self.path} holds what is not a value: {error}.") from error
         with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                size = os.fstat(descriptor).st_size
-                data = msgspec.json.encode(row) + b"\n"
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # another process may append; two headers would not do
+                size = self._end(descriptor)
                 if size == 0:
-                    data = msgspec.json.encode(_Header(self.format_name, VERSION)) + b"\n" + data
+                    data = self._header() + b"\n" + data
                 elif os.pread(descriptor, 1, size - 1) != b"\n":
                     data = b"\n" + data
-                written = os.write(descriptor, data)
-                if written != len(data):
-                    os.ftruncate(descriptor, size)
-                    raise OSError(28, "No space left on device")
-                os.fsync(descriptor)
+                try:
+                    if os.write(descriptor, data) != len(data):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                    os.fsync(descriptor)
+                except OSError:
+                    with contextlib.suppress(OSError):  # the first error tells more than this one would
+                        os.ftruncate(descriptor, size)
+                    raise
             finally:
                 os.close(descriptor)
+
+    def _header(self) -> bytes:
+        return msgspec.json.encode(_Header(self.format_name, VERSION))
+
+    def _end(self, descriptor: int) -> int:
+        """Return the file's size; check its header first, and drop one that a crash has torn."""
+        size = os.fstat(descriptor).st_size
+        start = os.pread(descriptor, 4096, 0) if size else b""
+        line, newline, _ = start.partition(b"\n")
+        if size and not newline and self._header().startswith(line):
+            os.ftruncate(descriptor, 0)
+            return 0
+        if size:
+            self._check_header(line)
+        return size
 
     def _check_header(self, line: bytes) -> None:
         try:

@@ -16,7 +16,7 @@ _QUANTITY = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-zµ%]+)\s*$")
 
 
 def _parse(text: str, units: dict[str, float] | dict[str, int], example: str) -> float:
-    match = _QUANTITY.match(text)
+    match = _QUANTITY.match(text.replace("\u03bc", "\u00b5"))  # Greek mu, as some keyboards type it
     if match is None or match.group(2) not in units:
         raise UsageError(
             f"{text!r} is not a quantity with a unit.",
@@ -43,15 +43,18 @@ def parse_percent(text: str) -> float | None:
 
 def format_seconds(value: Seconds) -> str:
     """Return a duration with three significant digits: "43.2 ms"."""
+    if abs(value) >= 1000:
+        return f"{value:.0f} s"
+    value = float(f"{value:.3g}")  # rounded first, so that 999.9 us is "1 ms" and not "1e+03 us"
     for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
         if abs(value) >= scale:
-            return f"{value / scale:.3g} {unit}" if abs(value / scale) < 1000 else f"{value / scale:.0f} {unit}"
+            return f"{value / scale:.3g} {unit}"
     return f"{value / 1e-9:.3g} ns"
 
 
 def format_bytes(value: Bytes) -> str:
     """Return a size in binary units: "2.37 MiB"."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(value) >= scale:
+        if abs(value) >= scale - scale // 204800:  # what would print as 1024.00 of the unit below
             return f"{value / scale:.2f} {unit}"
     return f"{value} B"
