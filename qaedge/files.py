@@ -52,6 +52,8 @@ def read_bytes(path: Path, hint: str = "") -> bytes:
 
 
 def _invalid(path: Path, error: msgspec.DecodeError, kind: type) -> InvalidFile:
+    if not isinstance(error, msgspec.ValidationError):  # not even TOML or JSON
+        return InvalidFile(path, "", "a valid file", f"a mistake: {error}".rstrip("."))
     match = _AT.match(str(error))
     what, key = (match.group("what"), match.group("key") or "") if match else (str(error), "")
     if unknown := _UNKNOWN.match(what):

@@ -1,0 +1,33 @@
+"""Fixtures that many tests share, and checked tensor shapes in `qaedge.nn`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Shapes in signatures are checked in the tests alone, and only where no module is traced by
+# torch.fx, whose proxies are no tensors.
+_CHECKED = ["qaedge.nn.data", "qaedge.nn.metrics", "qaedge.nn.teacher"]
+install_import_hook(_CHECKED, "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def qaedge_data() -> Path:
+    """The folder with the real images and teachers; skips the test where there is none."""
+    text = os.environ.get("QAEDGE_DATA", "")
+    if not text:
+        pytest.skip("QAEDGE_DATA is not set; it names the folder with camvid/ and teachers/")
+    folder = Path(text).resolve()
+    if not (folder / "camvid").is_dir():
+        pytest.skip(f"QAEDGE_DATA={text} holds no camvid/")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded numpy generator."""
+    return np.random.default_rng(0)

@@ -1,0 +1,96 @@
+"""What people see, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from qaedge import report
+from qaedge.errors import QaedgeError
+from qaedge.progress import Step
+
+
+def steps(total: int) -> Iterator[Step]:
+    for done in range(1, total + 1):
+        yield Step(
+            done, total, f"[b]part {done}\x1b[31m", result=done if done % 2 else None, warning="hot" * (done == 2)
+        )
+
+
+def test_table_aligns_numbers_and_keeps_markup_as_text(capsys):
+    report.table(("name", ">time"), [("[red]a[/red]", "1 ms"), ("b\x1b[31m\x07", "100 ms"), ("c", None)])
+    assert capsys.readouterr().out.splitlines() == [
+        "name             time",
+        "─────────────────────",
+        "[red]a[/red]     1 ms",
+        "b[31m          100 ms",
+        "c                   -",
+    ]
+
+
+def test_a_wide_table_is_not_cut_in_a_pipe(capsys):
+    report.table(("a", "b"), [("x" * 300, "y" * 300)])
+    assert "x" * 300 + " " in capsys.readouterr().out
+
+
+def test_error_and_warning(capsys):
+    report.error(QaedgeError("It broke.", "Known: this.\nDo that."))
+    report.warn("mind\x1b[2J the gap")
+    assert capsys.readouterr() == ("", "error: It broke.\n  Known: this.\n  Do that.\nwarning: mind[2J the gap\n")
+
+
+def test_progress_yields_what_has_a_result_and_speaks_in_lines(capsys, monkeypatch):
+    assert [step.result for step in report.progress(steps(5), "working")] == [1, 3, 5]
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0].startswith("working: 1 of 5") and lines[-1].startswith("working: 5 of 5")
+    assert "warning: hot" in lines and len(lines) == 3 and "\x1b" not in err
+    monkeypatch.setattr(report, "PLAIN_INTERVAL_S", 0.0)
+    list(report.progress(steps(5), "working"))
+    assert capsys.readouterr().err.count("working") == 5
+
+
+def test_quiet_progress_says_only_warnings(capsys):
+    assert len(list(report.progress(steps(5), "working", quiet=True))) == 3
+    assert capsys.readouterr() == ("", "warning: hot\n")
+
+
+def test_progress_that_is_cut_short_says_where(capsys):
+    def failing() -> Iterator[Step]:
+        yield Step(1, 3, "first")
+        yield Step(2, 3, "second")
+        raise QaedgeError("It broke.")
+
+    with pytest.raises(QaedgeError):
+        list(report.progress(failing(), "working"))
+    assert "working: 1 of 3" in capsys.readouterr().err
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    terminal, end = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "150")
+    with os.fdopen(end, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert [step.result for step in report.progress(steps(3), "working")] == [1, 3]
+    text = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "━" in text and "3/3" in text and "hot" in text
+    assert "[b]part 3[31m" in text
+
+
+def test_json_out_is_indented_and_ends_with_a_line_break(capsys):
+    report.json_out({"a": (1, 2.5), "b": Step(1, 2, "x")})
+    assert capsys.readouterr().out.endswith('"warning": ""\n  }\n}\n')
+
+
+def test_front_plot_without_matplotlib_names_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
+    with pytest.raises(QaedgeError, match="matplotlib") as caught:
+        report.front_plot(tmp_path / "front.png", [(0.01, 0.5)])
+    assert "qaedge[nn]" in caught.value.hint
