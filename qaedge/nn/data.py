@@ -144,8 +144,9 @@ class Split:
         self, indices: Sequence[int]
     ) -> tuple[Float[Tensor, "batch 3 height width"], UInt8[Tensor, "batch height width"]]:
         """Return preprocessed images and their labels; raise DataError."""
-        images = self.preprocess(np.stack([self.image(i) for i in indices]))
-        return images, torch.from_numpy(np.stack([self.label(i) for i in indices]))
+        pairs = [(self.image(i), self.label(i)) for i in indices]  # in turn: a scene is drawn once for both
+        images = self.preprocess(np.stack([image for image, _ in pairs]))
+        return images, torch.from_numpy(np.stack([label for _, label in pairs]))
 
     def check(self, labels: int = 4) -> None:
         """Look before long work: every file's header, and the whole of a few pairs; raise DataError.

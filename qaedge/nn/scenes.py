@@ -214,7 +214,7 @@ def _objects(canvas: _Canvas, edges: tuple[float, float], walks: tuple[float, fl
         count: int, low: float, draw: Callable[[_Canvas, float, float], None], place: Callable[[], float]
     ) -> None:
         for _ in range(count):
-            near = float(np.exp(rng.uniform(np.log(low), np.log(0.95))))
+            near = float(np.exp(rng.uniform(np.log(low), np.log(0.8))))
             things.append((near, canvas.vanishing + place() * near * canvas.width, draw))
 
     def beside() -> float:
@@ -234,8 +234,8 @@ def _objects(canvas: _Canvas, edges: tuple[float, float], walks: tuple[float, fl
 
     scatter(int(rng.integers(1, 6)), 0.12, _tree, beside)
     scatter(int(rng.integers(1, 6)), 0.14, _car, lane)
-    scatter(int(rng.integers(2, 7)), 0.3, _pedestrian, beside if rng.random() < 0.85 else lane)
-    scatter(int(rng.integers(1, 4)), 0.3, _sign, curb)
+    scatter(int(rng.integers(2, 7)), 0.4, _pedestrian, beside if rng.random() < 0.85 else lane)
+    scatter(int(rng.integers(1, 5)), 0.4, _sign, curb)
     for near, x, draw in sorted(things, key=lambda thing: thing[0]):
         draw(canvas, near, x)
 
@@ -315,7 +315,7 @@ def _sign(canvas: _Canvas, near: float, x: float) -> None:
     """A round, square or triangular plate on a pole."""
     rng, base = canvas.rng, canvas.ground(near)
     tall = near * canvas.height * rng.uniform(0.55, 0.75)
-    wide = max(tall * 0.36, 6.0)
+    wide = max(tall * 0.42, 6.0)
     thick = max(tall * 0.06, 2.0)
     pole = canvas.window(x - thick / 2, base - tall, thick, tall)
     if pole:

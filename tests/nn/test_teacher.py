@@ -1,0 +1,392 @@
+"""The teacher: loading, cutting, recording, replacing."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from qaedge.errors import MissingFile, TeacherError, UsageError
+from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
+from qaedge.nn.teacher import (
+    Teacher,
+    block_costs,
+    cut,
+    load_teacher,
+    record,
+    replace,
+    resolve_space,
+    with_blocks,
+)
+from qaedge.project import DataConfig, Project, TeacherConfig, Workspace
+from qaedge.space import Axes, SpaceFile
+
+SMALL = {"classes": 8, "width": 0.25, "head_channels": 16, "depth": 0.5}
+BLOCKS = stage_paths(0.5)
+
+
+def workspace(root: Path, **changes: object) -> Workspace:
+    """A project around the small built-in network."""
+    config = TeacherConfig("qaedge.nn.deeplab:deeplabv3_mobilenetv2", BLOCKS, arguments=SMALL)
+    config = msgspec.structs.replace(config, **changes)
+    return Workspace(root, Project(teacher=config, data=DataConfig("scenes", 64, 96), space="space.toml"))
+
+
+@pytest.fixture
+def teacher(tmp_path: Path) -> Teacher:
+    return load_teacher(workspace(tmp_path))
+
+
+class Net(nn.Module):
+    """A small network whose forward is given."""
+
+    def __init__(self, run=None) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)))
+        self.tail = nn.ModuleDict({"a": nn.Conv2d(3, 3, 1), "b": nn.Conv2d(3, 3, 1)})
+        self.run = run or (lambda net, x: net.tail["b"](net.tail["a"](net.body(x))))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def cut_net(blocks: dict[str, str], run=None) -> Teacher:
+    return cut(Net(run), blocks, (3, 8, 8), "digest")
+
+
+# Loading
+
+
+def test_load_gives_blocks_and_shapes(teacher: Teacher) -> None:
+    assert not teacher.module.training
+    assert teacher.input_shape == (3, 64, 96)
+    assert [block.name for block in teacher.blocks] == list(BLOCKS)
+    assert teacher.blocks[0].input_shape == (3, 64, 96)
+    assert teacher.blocks[-1].output_shape == (8, 4, 6)
+    for before, after in zip(teacher.blocks, teacher.blocks[1:], strict=False):
+        assert before.output_shape == after.input_shape
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+def test_weights_of_each_kind(tmp_path: Path, suffix: str) -> None:
+    torch.manual_seed(5)
+    network = deeplabv3_mobilenetv2(**SMALL).eval()
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(network.state_dict(), path)
+    else:
+        torch.save(network.state_dict(), path)
+    loaded = load_teacher(workspace(tmp_path, weights=path.name))
+    x = torch.rand(1, 3, 64, 96)
+    assert torch.equal(loaded.module(x), network(x))
+    assert loaded.digest != load_teacher(workspace(tmp_path)).digest
+
+
+def test_digest_follows_arguments_weights_and_cut(tmp_path: Path, teacher: Teacher) -> None:
+    assert load_teacher(workspace(tmp_path)).digest == teacher.digest, "fresh weights are drawn from a fixed seed"
+    fewer = {"stage1": BLOCKS["stage1"]}
+    wider = {**SMALL, "classes": 9}
+    digests = {
+        load_teacher(workspace(tmp_path, **change)).digest for change in ({"blocks": fewer}, {"arguments": wider})
+    }
+    assert len({teacher.digest, *digests}) == 3
+
+
+def test_block_digests_follow_structure_not_weights(tmp_path: Path, teacher: Teacher) -> None:
+    other = deeplabv3_mobilenetv2(**SMALL)
+    same = cut(other, BLOCKS, (3, 64, 96), "other")
+    assert [b.digest for b in same.blocks] == [b.digest for b in teacher.blocks]
+    assert len({b.digest for b in teacher.blocks}) == len(BLOCKS)
+    larger = cut(other, BLOCKS, (3, 96, 96), "other")
+    assert all(a.digest != b.digest for a, b in zip(larger.blocks, teacher.blocks, strict=True))
+
+
+def test_equal_layers_share_a_digest() -> None:
+    net = cut_net({"one": "body[0:2]", "two": "body[2:4]", "a": "tail.a", "b": "tail.b"})
+    assert net.block("one").digest == net.block("two").digest != net.block("a").digest == net.block("b").digest
+
+
+def test_a_function_from_the_project_folder(tmp_path: Path) -> None:
+    (tmp_path / "my_own_network.py").write_text(
+        "from torch import nn\n"
+        "def make(channels):\n    return nn.Sequential(nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 4, 1))\n"
+        "def broken():\n    raise KeyError('no such thing')\n"
+        "def nothing():\n    return 3\n"
+    )
+    space = {"blocks": {"first": "0", "second": "[1:]"}, "arguments": {"channels": 7}}
+    loaded = load_teacher(workspace(tmp_path, function="my_own_network:make", **space))
+    assert loaded.blocks[1].output_shape == (4, 62, 94)
+    with pytest.raises(TeacherError, match=r"no function 'mak'.\nKnown there: .*make"):
+        load_teacher(workspace(tmp_path, function="my_own_network:mak", **space))
+    with pytest.raises(TeacherError, match="failed with TypeError"):
+        load_teacher(workspace(tmp_path, function="my_own_network:make"))
+    with pytest.raises(TeacherError, match="failed with KeyError"):
+        load_teacher(workspace(tmp_path, function="my_own_network:broken", arguments={}))
+    with pytest.raises(TeacherError, match="returned a int"):
+        load_teacher(workspace(tmp_path, function="my_own_network:nothing", arguments={}))
+
+
+def test_modules_that_cannot_be_imported(tmp_path: Path) -> None:
+    with pytest.raises(TeacherError, match="no module 'no_such_thing'"):
+        load_teacher(workspace(tmp_path, function="no_such_thing:make"))
+    (tmp_path / "broken_network.py").write_text("def make(:\n")
+    with pytest.raises(TeacherError, match="failed with SyntaxError"):
+        load_teacher(workspace(tmp_path, function="broken_network:make"))
+
+
+def saved(tmp_path: Path, **changes: object) -> dict[str, Tensor]:
+    return dict(deeplabv3_mobilenetv2(**{**SMALL, **changes}).state_dict())
+
+
+def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    state = saved(tmp_path)
+    for key in [key for key in state if key.startswith("features.3.")]:
+        state[f"x{key}"] = state.pop(key)
+    state["head.classifier.weight"] = torch.zeros(3, 16, 1, 1)
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(TeacherError) as caught:
+        load_teacher(workspace(tmp_path, weights=path.name))
+    text = str(caught.value)
+    assert "15 missing (features.3.conv.0.0.weight" in text and "and 12 more" in text
+    assert "18 unexpected (xfeatures.3." in text
+    assert "1 wrongly shaped (head.classifier.weight [3, 16, 1, 1] instead of [8, 16, 1, 1])" in text
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+def test_truncated_weights(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".safetensors":
+        safetensors.torch.save_file(saved(tmp_path), path)
+    else:
+        torch.save(saved(tmp_path), path)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(TeacherError, match=rf"weights\{suffix} cannot be read"):
+        load_teacher(workspace(tmp_path, weights=path.name))
+
+
+class Surprise:
+    """What a weights file must not be able to bring along."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (print, ("surprise",))
+
+
+def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(MissingFile, match=r"teacher\.weights"):
+        load_teacher(workspace(tmp_path, weights="none.safetensors"))
+    (tmp_path / "folder.pt").mkdir()
+    with pytest.raises(MissingFile, match="directory"):
+        load_teacher(workspace(tmp_path, weights="folder.pt"))
+    with pytest.raises(TeacherError, match=r"Known: \.safetensors, \.pt, \.pth"):
+        load_teacher(workspace(tmp_path, weights="weights.onnx"))
+    torch.save({"state_dict": saved(tmp_path), "epoch": 3}, tmp_path / "more.pt")
+    with pytest.raises(TeacherError, match="a dict with 'state_dict', 'epoch', no state dict"):
+        load_teacher(workspace(tmp_path, weights="more.pt"))
+    torch.save({"a": Surprise()}, tmp_path / "code.pt")
+    with pytest.raises(TeacherError, match="cannot be read"):
+        load_teacher(workspace(tmp_path, weights="code.pt"))
+    assert "surprise" not in capsys.readouterr().out
+
+
+def test_images_that_do_not_fit() -> None:
+    with pytest.raises(TeacherError, match=r"fails on images of shape \(1, 4, 8, 8\)"):
+        cut(Net(), {"body": "body"}, (4, 8, 8), "digest")
+
+
+# Paths
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("bodi", "the network has no child 'bodi'.\nKnown there: body, tail"),
+        ("body.7", "body has no child '7'.\nKnown there: 0, 1, 2, 3"),
+        ("tail[0:1]", "slices a ModuleDict, which is no nn.Sequential.\n.*a, b"),
+        ("[0:1]", "slices a Net"),
+        ("body[2:2]", "covers nothing: body has 4 modules"),
+        ("body[1:9]", "Slices run from 0 to 4"),
+        ("body[3:1]", "covers nothing"),
+        ("body[-1:]", "is not a block path"),
+        ("body[1]", "is not a block path"),
+        ("", "is not a block path"),
+    ],
+)
+def test_paths_that_do_not_exist(path: str, message: str) -> None:
+    with pytest.raises(TeacherError, match=message):
+        cut_net({"x": path})
+
+
+@pytest.mark.parametrize(("one", "two"), [("body[0:3]", "body[2:]"), ("body", "body.1"), ("body[1:]", "body.2")])
+def test_overlapping_blocks(one: str, two: str) -> None:
+    for blocks in ({"one": one, "two": two}, {"one": two, "two": one}):
+        with pytest.raises(TeacherError, match=r"overlap in body"):
+            cut_net(blocks)
+
+
+def test_blocks_out_of_order() -> None:
+    with pytest.raises(TeacherError, match="listed as b, body, but the network runs body, b"):
+        cut_net({"b": "tail.b", "body": "body[1:3]"})
+
+
+def test_slices_may_be_open_and_leave_gaps() -> None:
+    net = cut_net({"start": "body[:1]", "end": "body[2:]", "b": "tail.b"})
+    assert len(net.block("end").module) == 2
+    assert net.block("end").module[0] is net.module.body[2]
+    with pytest.raises(TeacherError, match=r"no block 'x'.\nKnown: start, end, b"):
+        net.block("x")
+
+
+# What a block may do
+
+
+class Two(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+def with_tail(a: nn.Module, run) -> Teacher:
+    net = Net(run)
+    net.tail["a"] = a
+    return cut(net, {"a": "tail.a"}, (3, 8, 8), "digest")
+
+
+def test_a_block_with_two_inputs() -> None:
+    for run in (lambda net, x: net.tail["a"](x, x), lambda net, x: net.tail["a"](x, y=x)):
+        with pytest.raises(TeacherError, match=r"'a' takes 2 values \(Tensor, Tensor\)"):
+            with_tail(Two(), run)
+
+
+def test_a_block_with_two_outputs() -> None:
+    with pytest.raises(TeacherError, match=r"'a' puts out a tuple of 2 \(Tensor, Tensor\)"):
+        with_tail(Pair(), lambda net, x: net.tail["a"](x)[0])
+
+
+def test_a_block_that_puts_out_no_image() -> None:
+    with pytest.raises(TeacherError, match=r"puts out torch.float32 of shape \(1, 192\)"):
+        with_tail(nn.Flatten(), lambda net, x: net.tail["a"](x))
+
+
+def test_a_block_called_twice_or_never() -> None:
+    with pytest.raises(TeacherError, match="called more than once"):
+        cut_net({"a": "tail.a"}, lambda net, x: net.tail["a"](net.tail["a"](x)))
+    with pytest.raises(TeacherError, match=r"'a' \(tail.a\) is not called"):
+        cut_net({"a": "tail.a"}, lambda net, x: net.body(x))
+
+
+def test_a_slice_whose_inside_is_read_elsewhere() -> None:
+    def skip(net: Net, x: Tensor) -> Tensor:
+        early = net.body[1](net.body[0](x))
+        return early + net.body[3](net.body[2](early))
+
+    with pytest.raises(TeacherError, match=r"reads the inside of the block 'wide' \(body\[0:3\]\)"):
+        cut_net({"wide": "body[0:3]", "last": "body[3:]"}, skip)
+    assert len(cut_net({"early": "body[0:2]", "late": "body[2:4]"}, skip).blocks) == 2
+
+
+# Recording
+
+
+def test_record_is_what_blocks_map(teacher: Teacher) -> None:
+    images = torch.rand(2, 3, 64, 96)
+    records = record(teacher, images, ["stage2", "stage5", "head"])
+    assert list(records) == ["stage2", "stage5", "head"]
+    for name, (given, out) in records.items():
+        assert not given.requires_grad and not out.requires_grad
+        with torch.no_grad():
+            assert torch.equal(teacher.block(name).module(given), out)
+    with torch.no_grad():
+        assert torch.equal(records["stage2"][0], teacher.block("stage1").module(images))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in teacher.module.modules())
+    with pytest.raises(TeacherError, match="no block 'nine'"):
+        record(teacher, images, ["nine"])
+
+
+def test_record_survives_what_is_overwritten_in_place() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True), nn.Conv2d(3, 3, 1), nn.ReLU(inplace=True))
+    teacher = cut(net, {"conv": "0", "relu": "1", "last": "2"}, (3, 4, 4), "digest")
+    images = torch.randn(2, 3, 4, 4)
+    records = record(teacher, images, ["conv", "relu", "last"])
+    with torch.no_grad():
+        assert torch.equal(records["conv"][1], net[0](images))
+        assert (records["relu"][0] < 0).any() and (records["relu"][1] >= 0).all()
+        assert torch.equal(records["last"][1], net[2](records["relu"][1]))
+
+
+# Replacing
+
+
+def test_replace_in_place_keeps_indices() -> None:
+    net = Net()
+    last, new = net.body[3], nn.Conv2d(3, 3, 5, padding=2)
+    replace(net, "body[1:3]", new)
+    assert net.body[1] is new and isinstance(net.body[2], nn.Identity) and net.body[3] is last
+    replace(net, "tail.a", nn.Identity())
+    assert isinstance(net.tail["a"], nn.Identity)
+    assert net(torch.zeros(1, 3, 8, 8)).shape == (1, 3, 8, 8)
+
+
+def test_with_blocks_leaves_the_teacher_alone(teacher: Teacher) -> None:
+    images = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        wanted = teacher.module(images)
+        own = with_blocks(teacher, {block.name: block.module for block in teacher.blocks})
+        assert torch.equal(own(images), wanted)
+        head = nn.Conv2d(teacher.block("head").input_shape[0], 8, 1)
+        student = with_blocks(teacher, {"head": head})
+        assert student.head is head and teacher.module.head is not head
+        assert not torch.equal(student(images), wanted)
+        assert torch.equal(teacher.module(images), wanted)
+
+
+def test_a_replacement_of_another_shape(teacher: Teacher) -> None:
+    channels = teacher.block("head").input_shape[0]
+    with pytest.raises(TeacherError, match=r"'head' puts out \(1, 9, 4, 6\), wanted \(1, 8, 4, 6\)"):
+        with_blocks(teacher, {"head": nn.Conv2d(channels, 9, 1)})
+    with pytest.raises(TeacherError, match=r"'head' fails on an input of shape \(1, 80, 4, 6\)"):
+        with_blocks(teacher, {"head": nn.Conv2d(channels + 1, 8, 1)})
+    with pytest.raises(TeacherError, match="puts out a tuple of 2"):
+        with_blocks(teacher, {"head": Pair()})
+
+
+def test_checking_a_replacement_changes_nothing_in_it(teacher: Teacher) -> None:
+    head = nn.Sequential(nn.Conv2d(teacher.block("head").input_shape[0], 8, 1), nn.BatchNorm2d(8)).train()
+    head[1].eval()
+    with_blocks(teacher, {"head": head})
+    assert head.training and head[0].training and not head[1].training
+    assert head[1].num_batches_tracked == 0
+
+
+# Costs and space
+
+
+def test_costs_by_hand() -> None:
+    net = nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, padding=1, groups=2), nn.Conv2d(8, 5, 1), nn.Conv2d(5, 5, 1))
+    rows = block_costs(cut(net, {"first": "0", "second": "1"}, (4, 6, 6), "digest"))
+    assert [(row.name, row.parameters, row.macs) for row in rows] == [
+        ("first", 8 * 2 * 9 + 8, 9 * 8 * 2 * 9),
+        ("second", 8 * 5 + 5, 9 * 8 * 5),
+        ("rest", 5 * 5 + 5, 9 * 25),
+    ]
+
+
+def test_resolve_space(teacher: Teacher) -> None:
+    axes = tuple(
+        Axes(name, kind="context" if name == "head" else "inverted_residual", kernels=(3, 5)) for name in BLOCKS
+    )
+    space = resolve_space(teacher, SpaceFile("small", axes))
+    assert space.teacher == teacher.digest
+    for block, mine in zip(space.blocks, teacher.blocks, strict=True):
+        assert block.candidates[0].spec.is_own and mine.digest in block.candidates[0].key
+        assert block.input_shape == mine.input_shape and len(block.candidates) == 3
+    with pytest.raises(UsageError, match="describes the blocks"):
+        resolve_space(teacher, SpaceFile("small", axes[:3]))
