@@ -96,7 +96,7 @@ def confidence(values: List[float]) -> Tuple[float, float]:
     ordered = sorted(values)
     reach = 1.96 * math.sqrt(len(ordered)) / 2
     low, high = math.ceil(len(ordered) / 2 - reach), math.ceil(len(ordered) / 2 + reach)
-    if low < 1 or high > len(ordered):
+    if len(ordered) < 6:  # even the whole range of five holds the median with less than 95 %
         return -math.inf, math.inf
     return ordered[low - 1], ordered[high - 1]
 
