@@ -63,7 +63,7 @@ class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     steps: int = 120
     batch: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3  # of candidates that start from the teacher
     workers: int = 0  # 0: one per core
     cache: str = "2GiB"  # bound of the feature cache on disk
     calibration_images: int = 32

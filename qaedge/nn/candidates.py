@@ -1,0 +1,101 @@
+"""Candidates as files to be timed: each quantized and exported as it stands in the network.
+
+Their weights are arbitrary: how long integers take to multiply does not depend on their values.
+So boards can measure before, while or after the workstation distills.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Container, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qaedge.artifact import Artifact
+from qaedge.candidate import Candidate, QuantScheme
+from qaedge.nn.blocks import build_block
+from qaedge.nn.export_onnx import write_onnx
+from qaedge.nn.graph import trace
+from qaedge.nn.quantize import calibrate
+from qaedge.nn.teacher import Teacher
+from qaedge.progress import Step
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+from qaedge.tables import anchor_key
+
+#: weight bits -> form and the reason for it.
+Choose = Callable[[int], tuple[str, str]]
+
+
+def export_candidates(
+    workspace: Workspace,
+    teacher: Teacher,
+    space: SearchSpace,
+    choose: Choose,
+    keys: Container[str] | None = None,
+) -> Iterator[Step]:
+    """Export each candidate once, and the whole teacher in each scheme.
+
+    Args:
+        workspace: files go to its artifacts folder.
+        teacher: gives the own blocks and the whole network.
+        space: what to export.
+        choose: the INT8 form for a number of weight bits.
+        keys: only these; None for all.
+
+    Yields:
+        A Step for each, with result `(key, Artifact)`.
+
+    Raises:
+        UnsupportedOperator: a block holds an operator that cannot be exported.
+        DiskFull: no space for a file.
+    """
+    own = {block.digest: block.module for block in teacher.blocks}
+    work: list[tuple[str, Candidate | QuantScheme]] = [(c.key, c) for c in space.unique()]
+    schemes = dict.fromkeys(c.scheme for c in space.unique())
+    work = [(anchor_key(space, str(s)), s) for s in schemes] + work
+    if keys is not None:
+        work = [(key, what) for key, what in work if key in keys]
+    for done, (key, what) in enumerate(work, start=1):
+        if isinstance(what, Candidate):
+            module = _block(what, own)
+            artifact = _export(workspace.artifacts, key, module, what.input_shape, what.scheme, choose, True)
+        else:
+            artifact = _export(workspace.artifacts, key, teacher.module, teacher.input_shape, what, choose, False)
+        yield Step(done, len(work), key, (key, artifact))
+
+
+def _block(candidate: Candidate, own: dict[str, nn.Module]) -> nn.Module:
+    if candidate.spec.is_own:
+        return own[candidate.spec.layers[0].digest]
+    return build_block(candidate.spec, candidate.input_shape[0]).eval()
+
+
+def _export(
+    folder: Path,
+    key: str,
+    module: nn.Module,
+    input_shape: tuple[int, int, int],
+    scheme: QuantScheme,
+    choose: Choose,
+    integer_ends: bool,
+) -> Artifact:
+    graph = trace(module, input_shape)
+    if scheme.is_float:
+        form = "float"
+        path = folder / f"{_file_name(key, form)}.onnx"
+        return write_onnx(graph, path, name=key)
+    form = choose(scheme.weight_bits)[0]
+    quantized = calibrate(graph, [_noise(input_shape)], scheme)
+    path = folder / f"{_file_name(key, form)}.onnx"
+    return write_onnx(quantized, path, form, name=key, integer_ends=integer_ends)
+
+
+def _noise(shape: tuple[int, int, int]) -> Tensor:
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _file_name(key: str, form: str) -> str:
+    return hashlib.sha256(f"{key} {form}".encode()).hexdigest()[:20]

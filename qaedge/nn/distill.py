@@ -1,0 +1,194 @@
+"""Distillation of one candidate: trained alone to imitate its teacher block, quantized, scored.
+
+The loss is the squared error per channel over that channel's variance in the teacher, the
+"noise-to-signal power ratio" of DONNA (Moons et al., ICCV 2021): 0 is a perfect copy, 1 a
+candidate that knows only the mean.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from qaedge.candidate import BlockSpec, QuantScheme
+from qaedge.errors import TeacherError, UnsupportedOperator
+from qaedge.nn.features import Features, to_tensor
+from qaedge.nn.graph import Graph, trace
+from qaedge.nn.inherit import OwnBlock, start_block
+from qaedge.nn.quantize import calibrate
+from qaedge.project import DistillConfig
+
+#: Images that score a candidate; they are never trained on.
+SCORED = 16
+#: Images that a candidate's starting weights are solved on.
+STARTED = 8
+#: Inputs of more pixels a side are trained on crops of this size; outputs this near a crop's edge
+#: (where the teacher saw more than the crop) do not count.
+CROP, MARGIN = 128, 4
+#: How much faster than `distill.learning_rate` a candidate with fresh layers learns.
+FRESH_RATE = 4.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A block's features, split for their uses; tensors are (images, channels, height, width)."""
+
+    block: str
+    train: tuple[int, ...]
+    scored: tuple[int, ...]
+    inputs: np.ndarray[Any, Any]
+    outputs: np.ndarray[Any, Any]
+    variance: Tensor
+    local: bool
+
+    @staticmethod
+    def of(features: Features, block: str, own: nn.Module) -> Sample:
+        """Choose the images: every n-th is for scoring, the rest for training."""
+        count = len(features)
+        if count < 4:
+            raise TeacherError(
+                f"Distillation needs at least 4 images, found {count}.", "Add images, or enlarge distill.cache."
+            )
+        scored = tuple(dict.fromkeys(int(i) for i in np.linspace(0, count - 1, min(SCORED, count // 2))))
+        inputs, outputs = features.inputs(block), features.outputs(block)
+        variance = to_tensor(outputs[list(scored)]).var((0, 2, 3))
+        try:
+            local = all(node.operator != "mean" for node in trace(own, tuple(inputs.shape[1:])).nodes)
+        except UnsupportedOperator:
+            local = False  # it may look at the whole image: train on whole images
+        train = tuple(i for i in range(count) if i not in set(scored))
+        return Sample(block, train, scored, inputs, outputs, floor_variance(variance), local)
+
+    def batch(self, random: np.random.Generator, size: int) -> tuple[Tensor, Tensor, int]:
+        """Return inputs, outputs and the margin that does not count, for a random batch."""
+        chosen = random.choice(self.train, size, replace=len(self.train) < size)
+        height, width = self.inputs.shape[2:]
+        stride = max(1, round(height / self.outputs.shape[2]))
+        if not self.local or min(height, width) <= CROP:
+            order = np.sort(chosen)
+            return to_tensor(self.inputs[order]), to_tensor(self.outputs[order]), 0
+        crops, targets = [], []
+        for image in chosen:
+            top = int(random.integers(0, (height - CROP) // stride + 1)) * stride
+            left = int(random.integers(0, (width - CROP) // stride + 1)) * stride
+            end = CROP // stride
+            crops.append(self.inputs[image, :, top : top + CROP, left : left + CROP])
+            targets.append(
+                self.outputs[image, :, top // stride : top // stride + end, left // stride : left // stride + end]
+            )
+        return to_tensor(np.stack(crops)), to_tensor(np.stack(targets)), MARGIN
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A candidate in float: its module, where it started, and where the time went."""
+
+    module: nn.Module
+    float_loss: float
+    started_from: str
+    steps: int
+    train_seconds: float
+
+
+def floor_variance(variance: Tensor) -> Tensor:
+    """Keep channels that hardly vary from ruling the loss: at least a ten-thousandth of the mean variance."""
+    return variance.clamp(min=max(1e-12, 1e-4 * float(variance.mean())))
+
+
+def block_loss(
+    given: Float[Tensor, "batch channels height width"],
+    wanted: Float[Tensor, "batch channels height width"],
+    variance: Float[Tensor, " channels"],
+    margin: int = 0,
+) -> Tensor:
+    """Return noise over signal, averaged over channels; a scalar without unit."""
+    error = (given - wanted).square()
+    if margin:
+        error = error[:, :, margin:-margin, margin:-margin]
+    return (error.mean((0, 2, 3)) / variance).mean()
+
+
+def train_candidate(
+    spec: BlockSpec, own: OwnBlock, sample: Sample, config: DistillConfig, device: torch.device
+) -> Trained:
+    """Train a candidate in float; what comes back is never worse than where it started.
+
+    A candidate that starts from the teacher, even partly, keeps its batch norms frozen: their
+    statistics are the teacher's features' already, and the noise of small batches would undo the
+    start. A fresh one needs them in training mode.
+
+    Args:
+        spec: what to build; not the teacher's own block.
+        own: what was read from the teacher's block.
+        sample: its features.
+        config: steps, batch, learning rate, seed.
+        device: where to train.
+
+    Raises:
+        TeacherError: the loss became NaN or infinite, or shapes do not fit.
+    """
+    block, origin = start_block(spec, own, config.seed)
+    start = {name: value.clone() for name, value in block.state_dict().items()}
+    before = score(block, sample)
+    block.to(device).train(origin == "fresh")
+    rate = config.learning_rate * (FRESH_RATE if origin == "fresh" else 1)
+    train_seconds = _train(block, sample, config, rate, device)
+    block.cpu().eval()
+    after = score(block, sample)
+    if not np.isfinite(after) and not np.isfinite(before):
+        raise TeacherError(f"The block loss of {spec} in {sample.block} is {after}.", "Lower distill.learning_rate.")
+    if not after < before:
+        block.load_state_dict(start)
+    return Trained(block, min(before, after), origin, config.steps, train_seconds)
+
+
+def score(network: nn.Module, sample: Sample) -> float:
+    """Return the block loss on the images that are kept for scoring."""
+    total = 0.0
+    with torch.no_grad():
+        for image in sample.scored:
+            given, wanted = to_tensor(sample.inputs[[image]]), to_tensor(sample.outputs[[image]])
+            total += float(block_loss(network(given), wanted, sample.variance))
+    return total / len(sample.scored)
+
+
+def quantized_loss(graph: Graph, scheme: QuantScheme, sample: Sample, images: int) -> float:
+    """Quantize a candidate, calibrated on `images` training images, and return its block loss."""
+    chosen = np.linspace(0, len(sample.train) - 1, min(images, len(sample.train))).astype(int)
+    batches = (to_tensor(sample.inputs[[sample.train[i]]]) for i in chosen)
+    return score(calibrate(graph, batches, scheme).freeze(), sample)
+
+
+def _train(block: nn.Module, sample: Sample, config: DistillConfig, rate: float, device: torch.device) -> float:
+    """Train in place; return the seconds inside forward, backward and step."""
+    random = np.random.default_rng(config.seed)
+    optimizer = torch.optim.AdamW(block.parameters(), lr=rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, config.steps + 1, pct_start=0.1)
+    variance = sample.variance.to(device)
+    inside = 0.0
+    for _ in range(config.steps):
+        given, wanted, margin = sample.batch(random, config.batch)
+        given, wanted = given.to(device), wanted.to(device)
+        begun = time.perf_counter()
+        out = block(given)
+        if out.shape != wanted.shape:
+            raise TeacherError(
+                f"A candidate of {sample.block} puts out {tuple(out.shape[1:])}, "
+                f"the teacher {tuple(wanted.shape[1:])}.",
+                "Check strides and widths of the block in the space file.",
+            )
+        loss = block_loss(out, wanted, variance, margin)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        inside += time.perf_counter() - begun
+    return inside

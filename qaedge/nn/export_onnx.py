@@ -1,0 +1,286 @@
+"""ONNX files: a Graph as float, a QuantizedGraph as QDQ with the very scales it was scored with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from qaedge.artifact import Artifact
+from qaedge.errors import UnsupportedOperator
+from qaedge.files import write_atomic
+from qaedge.nn.graph import Graph, Node
+from qaedge.nn.quantize import MOVES, QuantizedGraph, Scale
+
+OPSET, IR_VERSION = 21, 10  # read by every runtime since ONNX Runtime 1.18
+
+#: form -> signedness of activations and of weights; the integers mean the same in each.
+FORMS = {"u8s8": (np.uint8, np.int8), "s8s8": (np.int8, np.int8), "u8u8": (np.uint8, np.uint8)}
+
+
+def write_onnx(
+    network: Graph | QuantizedGraph,
+    path: Path,
+    form: str = "u8s8",
+    name: str = "",
+    integer_ends: bool = False,
+) -> Artifact:
+    """Write a network to an ONNX file and describe it.
+
+    Args:
+        network: a float graph, or a quantized one, which becomes QDQ.
+        path: where to; the file is there whole or not at all.
+        form: `u8s8`, `s8s8` or `u8u8`; see `qaedge.device.choose_form`.
+        name: the artifact's name; the file's without it.
+        integer_ends: INT8 in and out, as a block stands in its network; else float.
+
+    Raises:
+        UnsupportedOperator: the graph holds an operator that has no ONNX form here.
+        DiskFull: no space for the file.
+    """
+    writer = _Writer(network, form, integer_ends and isinstance(network, QuantizedGraph))
+    data = writer.model().SerializeToString(deterministic=True)
+    write_atomic(path, data)
+    return Artifact(
+        name=name or path.stem,
+        path=str(path),
+        format="onnx",
+        sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        weight_bytes=writer.weight_bytes,
+        form=form if isinstance(network, QuantizedGraph) else "float",
+    )
+
+
+class _Writer:
+    def __init__(self, network: Graph | QuantizedGraph, form: str, integer_ends: bool) -> None:
+        self.quantized = network if isinstance(network, QuantizedGraph) else None
+        self.graph = network.graph if isinstance(network, QuantizedGraph) else network
+        self.integer_ends = integer_ends
+        self.activation_type, self.weight_type = FORMS[form]
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.weight_bytes = 0
+        self.real: dict[str, str] = {}  # tensor -> name of its float form
+        self.stored: dict[str, str] = {}  # tensor -> name of its integer form
+
+    def model(self) -> onnx.ModelProto:
+        batch_shape = [1, *self.graph.input_shape]
+        integer = _onnx_type(self.activation_type)
+        given = self.quantized.scale_of("input") if self.quantized else None
+        if given is not None:
+            self._scale("input", given)
+            if not self.integer_ends:
+                self._add("QuantizeLinear", ["input", "input_scale", "input_zero"], "input_q")
+            self.stored["input"] = "input" if self.integer_ends else "input_q"
+        else:
+            self.real["input"] = "input"
+        merged = self.quantized.layout.merged if self.quantized else set()
+        for node in self.graph.nodes:
+            self._node(node, node.name in merged)
+        output_node = self.graph.node(self.graph.output)
+        ends_integer = self.integer_ends and self.graph.output in self.stored
+        output = self.stored[self.graph.output] if ends_integer else self._real(self.graph.output)
+        self._add("Identity", [output], "output")
+        graph = helper.make_graph(
+            _without_identity(self.nodes, "output"),
+            "qaedge",
+            [helper.make_tensor_value_info("input", integer if self.integer_ends else TensorProto.FLOAT, batch_shape)],
+            [
+                helper.make_tensor_value_info(
+                    "output", integer if ends_integer else TensorProto.FLOAT, list(output_node.shape)
+                )
+            ],
+            initializer=list(self.initializers.values()),
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="qaedge")
+        model.ir_version = IR_VERSION
+        onnx.checker.check_model(model)
+        return model
+
+    def _node(self, node: Node, merged: bool) -> None:
+        scale = self.quantized.scale_of(node.name) if self.quantized else None
+        if node.operator in MOVES and scale is not None:
+            # On integers: nothing is computed, so nothing need be widened to float and back.
+            self._emit(node, [self.stored[node.inputs[0]]], f"{node.name}_q")
+            self.stored[node.name] = f"{node.name}_q"
+            return
+        if node.operator == "clamp" and scale is not None and _within(scale, node):
+            self.real[node.name] = self._real(node.inputs[0])  # the integers' own range is the clamp
+        else:
+            self._emit(node, [self._real(i) for i in node.inputs], node.name)
+            self.real[node.name] = node.name
+        if scale is not None and not merged:
+            self._scale(node.name, scale)
+            stored = f"{node.name}_q"
+            self._add("QuantizeLinear", [self.real.pop(node.name), *self._scale_names(node.name)], stored)
+            self.stored[node.name] = stored
+
+    def _real(self, name: str) -> str:
+        """Return the float form of a tensor, dequantizing it where it has none yet."""
+        if name not in self.real:
+            self._add("DequantizeLinear", [self.stored[name], *self._scale_names(name)], f"{name}_dq")
+            self.real[name] = f"{name}_dq"
+        return self.real[name]
+
+    def _emit(self, node: Node, inputs: list[str], output: str) -> None:
+        write = _EMITTERS.get(node.operator)
+        if write is None:
+            raise UnsupportedOperator(
+                f"The operator {node.operator!r} in {node.where or 'the network'} has no ONNX form here.",
+                f"Known: {', '.join(_EMITTERS)}.",
+            )
+        write(self, node, inputs, output)
+
+    def _add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=f"{kind}_{output}", **attributes))
+
+    def _constant(self, name: str, value: np.ndarray[Any, Any], weight: bool = False) -> str:
+        if name not in self.initializers:
+            tensor = numpy_helper.from_array(value, name)
+            self.initializers[name] = tensor
+            self.weight_bytes += len(tensor.raw_data) if weight else 0
+        return name
+
+    def _scale(self, name: str, scale: Scale) -> None:
+        shift = 128 if self.activation_type is np.int8 else 0
+        self._constant(f"{name}_scale", np.array(scale.scale, np.float32))
+        self._constant(f"{name}_zero", np.array(scale.zero_point - shift, self.activation_type))
+
+    def _scale_names(self, name: str) -> list[str]:
+        assert self.quantized is not None
+        owner = self.quantized.layout.owner[name]
+        return [f"{owner}_scale", f"{owner}_zero"]
+
+    def parameters(self, node: Node) -> list[str]:
+        """Return the names of a node's weight and bias, as float initializers or dequantized integers."""
+        weight, bias = self.graph.parameters_of(node)
+        assert weight is not None
+        if self.quantized is None or self.quantized.scale_of(node.inputs[0]) is None:
+            names = [self._constant(node.weight, _array(weight), weight=True)]
+            return names + ([self._constant(node.bias, _array(bias), weight=True)] if bias is not None else [])
+        integers, scales, bias_integers, bias_scales = self.quantized.integers(node)
+        shift = 128 if self.weight_type is np.uint8 else 0
+        stored = (_array(integers) + shift).astype(self.weight_type)
+        zero = np.full(stored.shape[0], shift, self.weight_type)
+        names = [self._dequantized(node.weight, stored, _array(scales), zero)]
+        if bias_integers is not None and bias_scales is not None:
+            integer_bias = _array(bias_integers.double()).astype(np.int32)
+            names.append(
+                self._dequantized(node.bias, integer_bias, _array(bias_scales), np.zeros(len(integer_bias), np.int32))
+            )
+        return names
+
+    def _dequantized(self, name: str, stored: np.ndarray[Any, Any], scales: Any, zero: Any) -> str:
+        self._constant(f"{name}_q", stored, weight=True)
+        self._constant(f"{name}_scale", scales.astype(np.float32), weight=True)
+        self._constant(f"{name}_zero", zero, weight=True)
+        self._add("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], f"{name}_dq", axis=0)
+        return f"{name}_dq"
+
+
+def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    return tensor.detach().cpu().numpy()
+
+
+def _onnx_type(kind: Any) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
+
+
+def _within(scale: Scale, node: Node) -> bool:
+    """Whether a scale's own range already keeps a clamp's bounds (to half a step)."""
+    low, high = node.attributes["low"], node.attributes["high"]
+    return bool(scale.low >= low - scale.scale / 2 and scale.high <= high + scale.scale / 2)
+
+
+def _without_identity(nodes: list[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:
+    """Drop the last Identity and let what fed it write the output itself, where only it reads that."""
+    *before, identity = nodes
+    name = identity.input[0]
+    writer = next((n for n in before if name in n.output), None)
+    if writer is None or any(name in n.input for n in before):
+        return nodes
+    del writer.output[:]
+    writer.output.append(output)
+    return before
+
+
+def _conv(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
+    a = node.attributes
+    weight = w.graph.parameters_of(node)[0]
+    assert weight is not None
+    w._add(
+        "Conv",
+        [*inputs, *w.parameters(node)],
+        output,
+        kernel_shape=list(weight.shape[2:]),
+        strides=list(a["stride"]),
+        pads=[*a["padding"], *a["padding"]],
+        dilations=list(a["dilation"]),
+        group=a["groups"],
+    )
+
+
+def _clamp(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
+    low, high = node.attributes["low"], node.attributes["high"]
+    if low == 0 and high == float("inf"):
+        w._add("Relu", inputs, output)
+        return
+    bounds = [w._constant(f"clamp_{v:g}", np.array(v, np.float32)) for v in (low, high)]
+    w._add("Clip", [*inputs, *bounds], output)
+
+
+def _expand(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
+    shape = w._constant(f"{node.name}_shape", np.array(node.shape, np.int64))
+    w._add("Expand", [*inputs, shape], output)
+
+
+def _resize(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
+    sizes = w._constant(f"{node.name}_sizes", np.array(node.shape, np.int64))
+    mode = "align_corners" if node.attributes["align_corners"] else "half_pixel"
+    w._add("Resize", [*inputs, "", "", sizes], output, mode="linear", coordinate_transformation_mode=mode)
+
+
+def _max_pool(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
+    a = node.attributes
+    w._add(
+        "MaxPool",
+        inputs,
+        output,
+        kernel_shape=list(a["kernel"]),
+        strides=list(a["stride"]),
+        pads=[*a["padding"], *a["padding"]],
+    )
+
+
+def _linear(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
+    w._add("Gemm", [*inputs, *w.parameters(node)], output, transB=1)
+
+
+def _plain(kind: str, **attributes: Any) -> Callable[[_Writer, Node, list[str], str], None]:
+    return lambda w, node, inputs, output: w._add(kind, inputs, output, **attributes)
+
+
+#: operator of a Graph -> what writes it.
+_EMITTERS: dict[str, Callable[[_Writer, Node, list[str], str], None]] = {
+    "conv": _conv,
+    "linear": _linear,
+    "clamp": _clamp,
+    "add": _plain("Add"),
+    "mul": _plain("Mul"),
+    "cat": _plain("Concat", axis=1),
+    "mean": _plain("GlobalAveragePool"),
+    "expand": _expand,
+    "flatten": _plain("Flatten", axis=1),
+    "max_pool": _max_pool,
+    "resize": _resize,
+    "hardswish": _plain("HardSwish"),
+    "hardsigmoid": _plain("HardSigmoid", alpha=1.0 / 6.0, beta=0.5),
+    "sigmoid": _plain("Sigmoid"),
+}

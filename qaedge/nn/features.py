@@ -1,0 +1,135 @@
+"""The teacher's features: what goes into each block and what comes out, computed once, kept on disk.
+
+Half precision, memory-mapped, of bounded size. Where not all images fit the bound, fewer are
+kept, evenly spread over the split, and the number is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from qaedge.errors import DiskFull
+from qaedge.files import decode_json, disk_errors, write_json
+from qaedge.nn.data import Split
+from qaedge.nn.teacher import Teacher, record
+from qaedge.progress import Step
+from qaedge.project import DataConfig
+
+BATCH = 4
+_VALUE_BYTES = 2
+
+
+class _Index(msgspec.Struct, frozen=True):
+    """What a finished cache holds: image numbers of the split, and where each tensor lies."""
+
+    images: tuple[int, ...]
+    inputs: dict[str, str]
+    outputs: dict[str, str]
+    shapes: dict[str, tuple[int, int, int]]
+
+
+class Features:
+    """Inputs and outputs of every block, for some images of the training split."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a finished cache; raise MissingFile where there is none."""
+        self.folder = folder
+        self.index = decode_json(folder / "index.json", _Index)
+
+    def __len__(self) -> int:
+        """How many images."""
+        return len(self.index.images)
+
+    def inputs(self, block: str) -> np.memmap[Any, Any]:
+        """What goes into a block: float16 [images, channels, height, width]."""
+        return self._open(self.index.inputs[block])
+
+    def outputs(self, block: str) -> np.memmap[Any, Any]:
+        """What comes out of a block: float16 [images, channels, height, width]."""
+        return self._open(self.index.outputs[block])
+
+    def _open(self, name: str) -> np.memmap[Any, Any]:
+        shape = (len(self), *self.index.shapes[name])
+        return np.memmap(self.folder / f"{name}.f16", np.float16, "r", shape=shape)
+
+
+def to_tensor(values: np.ndarray[Any, Any]) -> Tensor:
+    """Return cached values as float32, in their own shape."""
+    return torch.from_numpy(np.asarray(values, np.float32))
+
+
+def features_folder(cache: Path, teacher: Teacher, data: DataConfig, bound_bytes: int) -> Path:
+    """Where the features of a teacher on some data lie; a change of either is another folder."""
+    key = msgspec.json.encode((teacher.digest, data, bound_bytes))
+    return cache / hashlib.sha256(key).hexdigest()[:12]
+
+
+def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: int) -> Iterator[Step]:
+    """Fill a cache, unless it is there already; yield a Step per batch.
+
+    Raises:
+        DiskFull: less free space than the cache needs.
+    """
+    if (folder / "index.json").exists():
+        return
+    shapes, inputs, outputs = _tensors(teacher)
+    per_image = _VALUE_BYTES * sum(int(np.prod(shape)) for shape in shapes.values())
+    count = min(len(split), max(BATCH, bound_bytes // per_image))
+    chosen = tuple(int(i) for i in np.unique(np.linspace(0, len(split) - 1, count).astype(int)))
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if per_image * len(chosen) > free:
+        raise DiskFull(
+            f"The teacher's features need {per_image * len(chosen)} bytes in {folder}; {free} are free.",
+            "Free some space, or set a smaller distill.cache in the project file.",
+        )
+    warning = ""
+    if len(chosen) < len(split):
+        warning = f"distill.cache holds the features of {len(chosen)} of {len(split)} images; those are used."
+    with disk_errors(folder):
+        files = {
+            name: np.memmap(folder / f"{name}.f16", np.float16, "w+", shape=(len(chosen), *shape))
+            for name, shape in shapes.items()
+        }
+        for start in range(0, len(chosen), BATCH):
+            images = np.stack([split.image(i) for i in chosen[start : start + BATCH]])
+            for name, (given, out) in record(teacher, split.preprocess(images), inputs).items():
+                for tensor, value in ((inputs[name], given), (outputs[name], out)):
+                    files[tensor][start : start + len(images)] = value.half().cpu().numpy()
+            yield Step(min(start + BATCH, len(chosen)), len(chosen), "teacher features", warning=warning)
+            warning = ""
+        for file in files.values():
+            file.flush()
+    write_json(folder / "index.json", _Index(chosen, inputs, outputs, shapes))
+
+
+def _tensors(teacher: Teacher) -> tuple[dict[str, tuple[int, int, int]], dict[str, str], dict[str, str]]:
+    """Name the tensors to keep; a block's input that is its neighbor's output is kept once.
+
+    Two neighbors share a tensor where the recorded output of one is the recorded input of the
+    other; a probe image tells.
+    """
+    torch.manual_seed(0)
+    probe = record(teacher, torch.randn(1, *teacher.input_shape), [b.name for b in teacher.blocks])
+    shapes: dict[str, tuple[int, int, int]] = {}
+    inputs: dict[str, str] = {}
+    outputs: dict[str, str] = {}
+    before: tuple[str, Tensor] | None = None
+    for number, block in enumerate(teacher.blocks):
+        given, out = probe[block.name]
+        shared = before is not None and before[1].shape == given.shape and torch.equal(before[1], given)
+        inputs[block.name] = before[0] if shared and before is not None else f"in{number}"
+        outputs[block.name] = f"out{number}"
+        shapes[inputs[block.name]] = block.input_shape
+        shapes[outputs[block.name]] = block.output_shape
+        before = (outputs[block.name], out)
+    return shapes, inputs, outputs

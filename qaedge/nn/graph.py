@@ -1,0 +1,462 @@
+"""A network as a list of few operators with fixed shapes: what is quantized, run and written.
+
+Any traceable `nn.Module` becomes a `Graph` (`trace`): batch norm folded into the convolution
+before it, shapes fixed by an example input, operators reduced to the dozen in `OPERATORS`. The
+fake-quantized numerics in torch and the writer of each export format walk the same list, so they
+cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from qaedge.errors import UnsupportedOperator
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operator: the tensors it reads, by name, and the one it writes, called like the node.
+
+    `weight` and `bias` name parameters of the graph; `attributes` are plain numbers and tuples.
+    `where` is the path of the module that it came from, for messages.
+    """
+
+    name: str
+    operator: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    weight: str = ""
+    bias: str = ""
+    where: str = ""
+
+
+def _conv(x: Tensor, w: Tensor | None, b: Tensor | None, a: dict[str, Any]) -> Tensor:
+    assert w is not None
+    return F.conv2d(x, w, b, a["stride"], a["padding"], a["dilation"], a["groups"])
+
+
+def _linear(x: Tensor, w: Tensor | None, b: Tensor | None, a: dict[str, Any]) -> Tensor:
+    assert w is not None
+    return F.linear(x, w, b)
+
+
+#: operator -> its meaning in float: (input tensors, weight, bias, attributes) -> output.
+OPERATORS: dict[str, Callable[[list[Tensor], Tensor | None, Tensor | None, dict[str, Any]], Tensor]] = {
+    "conv": lambda x, w, b, a: _conv(x[0], w, b, a),
+    "linear": lambda x, w, b, a: _linear(x[0], w, b, a),
+    "clamp": lambda x, w, b, a: x[0].clamp(a["low"], a["high"]),
+    "add": lambda x, w, b, a: x[0] + x[1],
+    "mul": lambda x, w, b, a: x[0] * x[1],
+    "cat": lambda x, w, b, a: torch.cat(x, dim=1),
+    "mean": lambda x, w, b, a: x[0].mean((2, 3), keepdim=True),
+    "expand": lambda x, w, b, a: x[0].expand(-1, -1, *a["size"]),
+    "flatten": lambda x, w, b, a: x[0].flatten(1),
+    "max_pool": lambda x, w, b, a: F.max_pool2d(x[0], a["kernel"], a["stride"], a["padding"]),
+    "resize": lambda x, w, b, a: F.interpolate(x[0], a["size"], mode="bilinear", align_corners=a["align_corners"]),
+    "hardswish": lambda x, w, b, a: F.hardswish(x[0]),
+    "hardsigmoid": lambda x, w, b, a: F.hardsigmoid(x[0]),
+    "sigmoid": lambda x, w, b, a: x[0].sigmoid(),
+}
+
+
+class Graph(nn.Module):
+    """Operators in order, with their parameters; one tensor in, one out."""
+
+    def __init__(self, input_shape: tuple[int, ...], nodes: list[Node], output: str, values: dict[str, Tensor]) -> None:
+        """Keep the nodes; `values` become parameters.
+
+        Args:
+            input_shape: (channels, height, width) of the tensor called "input".
+            nodes: in an order in which every input is written before it is read.
+            output: the name of the tensor that leaves.
+            values: weights and biases by name.
+        """
+        super().__init__()
+        self.input_shape = input_shape
+        self.nodes = nodes
+        self.output = output
+        self.values = nn.ParameterDict({name: nn.Parameter(value.detach().clone()) for name, value in values.items()})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run in float: (batch, channels, height, width) in, whatever the last node writes out."""
+        return self.run(x, lambda name, tensor: tensor)
+
+    def run(
+        self,
+        x: Tensor,
+        visit: Callable[[str, Tensor], Tensor],
+        parameters: Callable[[Node], tuple[Tensor | None, Tensor | None]] | None = None,
+    ) -> Tensor:
+        """Run, passing each tensor through `visit` (an observer, or one that changes it).
+
+        `parameters` gives weight and bias of a node; without it they are the graph's own.
+        """
+        tensors = {"input": visit("input", x)}
+        uses = self.uses()
+        for node in self.nodes:
+            weight, bias = (parameters or self.parameters_of)(node)
+            result = OPERATORS[node.operator]([tensors[i] for i in node.inputs], weight, bias, node.attributes)
+            tensors[node.name] = visit(node.name, result)
+            for name in set(node.inputs):  # let go of what nobody reads any more
+                uses[name] -= node.inputs.count(name)
+                if not uses[name] and name != self.output:
+                    del tensors[name]
+        return tensors[self.output]
+
+    def parameters_of(self, node: Node) -> tuple[Tensor | None, Tensor | None]:
+        """Return a node's own weight and bias, None where it has none."""
+        return (
+            self.values[node.weight] if node.weight else None,
+            self.values[node.bias] if node.bias else None,
+        )
+
+    def uses(self) -> dict[str, int]:
+        """How often each tensor is read."""
+        counts = {"input": 0, **{node.name: 0 for node in self.nodes}}
+        for node in self.nodes:
+            for name in node.inputs:
+                counts[name] += 1
+        return counts
+
+    def node(self, name: str) -> Node:
+        """Return the node that writes a tensor."""
+        return next(n for n in self.nodes if n.name == name)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference."""
+        total = 0
+        for node in self.nodes:
+            if node.weight:
+                outputs = 1
+                for size in node.shape[1:]:
+                    outputs *= size
+                total += outputs * self.values[node.weight][0].numel()
+        return total
+
+
+def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
+    """Reduce a module to a Graph for one input shape (channels, height, width).
+
+    The module is traced by torch.fx in eval mode, so it must not branch on its data. Raises
+    UnsupportedOperator naming operator and place where something is not in `OPERATORS`.
+    """
+    training = module.training
+    module.eval()
+    try:
+        traced = fx.symbolic_trace(module)
+    except Exception as error:  # fx raises whatever the user's forward raised
+        raise UnsupportedOperator(
+            f"{type(module).__name__} cannot be traced: {error}",
+            "Its forward must not branch on its data and must take one tensor.",
+        ) from error
+    finally:
+        module.train(training)
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    builder = _Builder(traced, input_shape)
+    with torch.no_grad():
+        builder.run(torch.zeros(1, *input_shape, device=device))
+    return builder.finish()
+
+
+class _Builder(fx.Interpreter):
+    """Runs a traced module once and notes each operator with its shape.
+
+    A value is a `(name, tensor)` pair while it is a tensor of the network, else plain data: sizes
+    read from shapes become constants.
+    """
+
+    def __init__(self, traced: fx.GraphModule, input_shape: tuple[int, ...]) -> None:
+        super().__init__(traced)
+        self.input_shape = input_shape
+        self.nodes: list[Node] = []
+        self.values: dict[str, Tensor] = {}
+        self.taken = {"input"}
+        self.output_name = ""
+
+    def finish(self) -> Graph:
+        return _fold(Graph(self.input_shape, self.nodes, self.output_name, self.values))
+
+    def run_node(self, n: fx.Node) -> Any:
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        if n.op == "placeholder":
+            return ("input", super().run_node(n))
+        if n.op == "get_attr":
+            return self.fetch_attr(str(n.target))
+        if n.op == "output":
+            result = args[0]
+            if not _is_named(result):
+                raise UnsupportedOperator(
+                    f"The network puts out {type(result).__name__}, not one tensor.",
+                    "Wrap it in a module whose forward returns one tensor.",
+                )
+            self.output_name = result[0]
+            return result[1]
+        key, where = self._key(n)
+        if not any(_is_named(a) for a in _flat(args)) and not any(_is_named(a) for a in kwargs.values()):
+            return getattr(self, n.op)(n.target, args, kwargs)
+        if key in ("shape", "size"):
+            return _size(args, kwargs, key)
+        if key in _SKIPPED:
+            return args[0]
+        convert = _CONVERTERS.get(key)
+        if convert is None:
+            raise UnsupportedOperator(
+                f"The operator {key!r} in {where or 'the network'} cannot be exported.",
+                f"Known: {', '.join(sorted(k for k in _CONVERTERS))}.",
+            )
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        try:
+            return convert(self, module, where, *args, **kwargs)
+        except (TypeError, KeyError, AssertionError) as error:
+            raise UnsupportedOperator(f"The operator {key!r} in {where or 'the network'}: {error}.") from error
+
+    def _key(self, n: fx.Node) -> tuple[str, str]:
+        if n.op == "call_module":
+            return type(self.fetch_attr(str(n.target))).__name__.lower(), str(n.target)
+        stack = n.meta.get("nn_module_stack") or {}
+        where = next((str(v[0]) for v in reversed(list(stack.values()))), "")
+        if n.op == "call_function":
+            target = n.target
+            if target is getattr:
+                return str(n.args[1]), where
+            return getattr(target, "__name__", str(target)).lower(), where
+        return str(n.target), where
+
+    def emit(
+        self,
+        kind: str,
+        inputs: list[Any],
+        where: str,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        **attributes: Any,
+    ) -> tuple[str, Tensor]:
+        """Append a node, run it, and return its named value."""
+        base = (where or kind).replace(".", "_")
+        name, count = base, 1
+        while name in self.taken:
+            name, count = f"{base}_{count}", count + 1
+        self.taken.add(name)
+        result = OPERATORS[kind]([i[1] for i in inputs], weight, bias, attributes)
+        names = [""] * 2
+        for index, (suffix, value) in enumerate((("weight", weight), ("bias", bias))):
+            if value is not None:
+                names[index] = f"{name}__{suffix}"
+                self.values[names[index]] = value
+        self.nodes.append(
+            Node(name, kind, tuple(i[0] for i in inputs), tuple(result.shape), attributes, names[0], names[1], where)
+        )
+        return name, result
+
+
+def _is_named(value: Any) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], Tensor)
+
+
+def _flat(args: Any) -> list[Any]:
+    flat: list[Any] = []
+    for a in args:
+        if isinstance(a, list) or (isinstance(a, tuple) and not _is_named(a)):
+            flat += _flat(a)
+        else:
+            flat.append(a)
+    return flat
+
+
+def _size(args: Any, kwargs: Any, key: str) -> Any:
+    shape = args[0][1].shape
+    index = args[1] if key == "size" and len(args) > 1 else kwargs.get("dim")
+    return shape if index is None else shape[index]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+def _convert_conv(b: _Builder, m: Any, where: str, x: Any) -> Any:
+    assert m.padding_mode == "zeros", f"padding mode {m.padding_mode!r}"
+    padding = m.padding
+    if isinstance(padding, str):
+        total = [d * (k - 1) for d, k in zip(m.dilation, m.kernel_size, strict=True)]
+        assert padding == "valid" or all(t % 2 == 0 for t in total), "uneven 'same' padding"
+        padding = (0, 0) if padding == "valid" else tuple(t // 2 for t in total)
+    return b.emit(
+        "conv",
+        [x],
+        where,
+        m.weight,
+        m.bias,
+        stride=_pair(m.stride),
+        padding=_pair(padding),
+        dilation=_pair(m.dilation),
+        groups=m.groups,
+    )
+
+
+def _convert_batch_norm(b: _Builder, m: Any, where: str, x: Any) -> Any:
+    """Batch norm alone is a depthwise 1x1 convolution; `_fold` merges it with the one before."""
+    gain = (m.weight if m.affine else torch.ones_like(m.running_var)) / torch.sqrt(m.running_var + m.eps)
+    shift = (m.bias if m.affine else torch.zeros_like(gain)) - m.running_mean * gain
+    return b.emit(
+        "conv",
+        [x],
+        where,
+        gain[:, None, None, None],
+        shift,
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        groups=gain.numel(),
+        scaling=True,
+    )
+
+
+def _convert_mean(b: _Builder, m: Any, where: str, x: Any, dim: Any = None, keepdim: bool = False, **_: Any) -> Any:
+    dims = sorted(d % 4 for d in (dim if isinstance(dim, (tuple, list)) else (dim,)))
+    assert dims == [2, 3], f"a mean over {dim}"
+    pooled = b.emit("mean", [x], where)
+    return pooled if keepdim else b.emit("flatten", [pooled], where)
+
+
+def _convert_pool_to_one(b: _Builder, m: Any, where: str, x: Any, size: Any = None) -> Any:
+    size = m.output_size if m is not None else size
+    assert _pair(size) == (1, 1), f"adaptive pooling to {size}"
+    return b.emit("mean", [x], where)
+
+
+def _convert_expand(b: _Builder, m: Any, where: str, x: Any, *size: Any) -> Any:
+    size = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+    target = tuple(int(s) for s in size)[-2:]
+    given = x[1].shape[-2:]
+    target = (given[0] if target[0] == -1 else target[0], given[1] if target[1] == -1 else target[1])
+    return x if tuple(given) == target else b.emit("expand", [x], where, size=target)
+
+
+def _convert_interpolate(
+    b: _Builder,
+    m: Any,
+    where: str,
+    x: Any,
+    size: Any = None,
+    scale_factor: Any = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    **_: Any,
+) -> Any:
+    if m is not None:
+        size, scale_factor, mode, align_corners = m.size, m.scale_factor, m.mode, m.align_corners
+    assert mode == "bilinear", f"interpolation mode {mode!r}"
+    if size is None:
+        factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor, scale_factor)
+        size = [int(s * f) for s, f in zip(x[1].shape[-2:], factors, strict=True)]
+    return b.emit("resize", [x], where, size=_pair(size), align_corners=bool(align_corners))
+
+
+def _convert_max_pool(
+    b: _Builder, m: Any, where: str, x: Any, kernel_size: Any = 0, stride: Any = None, padding: Any = 0, **_: Any
+) -> Any:
+    if m is not None:
+        kernel_size, stride, padding = m.kernel_size, m.stride, m.padding
+        assert not m.ceil_mode and m.dilation in (1, (1, 1)), "ceil mode or dilation"
+    return b.emit(
+        "max_pool",
+        [x],
+        where,
+        kernel=_pair(kernel_size),
+        stride=_pair(stride if stride is not None else kernel_size),
+        padding=_pair(padding),
+    )
+
+
+def _convert_binary(kind: str) -> Callable[..., Any]:
+    def convert(b: _Builder, m: Any, where: str, x: Any, y: Any, **_: Any) -> Any:
+        assert _is_named(x) and _is_named(y), "one operand is a constant"
+        return b.emit(kind, [x, y], where)
+
+    return convert
+
+
+def _convert_unary(kind: str, **attributes: float) -> Callable[..., Any]:
+    return lambda b, m, where, x, **_: b.emit(kind, [x], where, **attributes)
+
+
+_SKIPPED = {"dropout", "dropout2d", "identity", "contiguous"}
+_INFINITY = float("inf")
+_relu, _relu6 = _convert_unary("clamp", low=0.0, high=_INFINITY), _convert_unary("clamp", low=0.0, high=6.0)
+
+#: lower-case name of a module class, function or method -> what emits its nodes.
+_CONVERTERS: dict[str, Callable[..., Any]] = {
+    "conv2d": _convert_conv,
+    "batchnorm2d": _convert_batch_norm,
+    "linear": lambda b, m, where, x: b.emit("linear", [x], where, m.weight, m.bias),
+    "relu": _relu,
+    "relu_": _relu,
+    "relu6": _relu6,
+    "hardswish": _convert_unary("hardswish"),
+    "hardsigmoid": _convert_unary("hardsigmoid"),
+    "sigmoid": _convert_unary("sigmoid"),
+    "add": _convert_binary("add"),
+    "iadd": _convert_binary("add"),
+    "mul": _convert_binary("mul"),
+    "cat": lambda b, m, where, xs, dim=0: b.emit("cat", list(xs), where) if dim == 1 else _refuse(f"axis {dim}"),
+    "mean": _convert_mean,
+    "adaptiveavgpool2d": _convert_pool_to_one,
+    "adaptive_avg_pool2d": _convert_pool_to_one,
+    "expand": _convert_expand,
+    "flatten": lambda b, m, where, x, *a, **k: b.emit("flatten", [x], where),
+    "maxpool2d": _convert_max_pool,
+    "max_pool2d": _convert_max_pool,
+    "interpolate": _convert_interpolate,
+    "upsample": _convert_interpolate,
+}
+
+
+def _refuse(what: str) -> Any:
+    raise AssertionError(what)
+
+
+def _fold(graph: Graph) -> Graph:
+    """Merge each batch norm into the convolution that alone feeds it."""
+    uses = graph.uses()
+    renamed: dict[str, str] = {}
+    nodes: dict[str, Node] = {}
+    values = dict(graph.values.items())
+    for node in graph.nodes:
+        inputs = tuple(renamed.get(i, i) for i in node.inputs)
+        before = nodes.get(inputs[0])
+        if (
+            node.attributes.get("scaling")
+            and before is not None
+            and before.operator == "conv"
+            and uses[node.inputs[0]] == 1
+        ):
+            gain, shift = values.pop(node.weight).flatten(), values.pop(node.bias)
+            bias = values[before.bias] if before.bias else torch.zeros_like(shift)
+            values[before.weight] = values[before.weight] * gain[:, None, None, None]
+            values[f"{before.name}__bias"] = bias * gain + shift
+            nodes[before.name] = Node(
+                before.name,
+                "conv",
+                before.inputs,
+                before.shape,
+                before.attributes,
+                before.weight,
+                f"{before.name}__bias",
+                before.where,
+            )
+            renamed[node.name] = before.name
+            continue
+        attributes = {k: v for k, v in node.attributes.items() if k != "scaling"}
+        nodes[node.name] = Node(
+            node.name, node.operator, inputs, node.shape, attributes, node.weight, node.bias, node.where
+        )
+    output = renamed.get(graph.output, graph.output)
+    return Graph(graph.input_shape, list(nodes.values()), output, values)

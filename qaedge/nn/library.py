@@ -1,0 +1,273 @@
+"""The library of distilled candidates: every candidate of a space trained, scored and kept.
+
+Worker processes take candidates from a queue; each finished one is on disk (its weights, then its
+rows) before anyone is told, so that nothing finished is lost when the machine goes down, and a
+second run does only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from qaedge.candidate import BlockSpec, Candidate, QuantScheme
+from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, TeacherError
+from qaedge.files import write_atomic
+from qaedge.nn.blocks import build_block
+from qaedge.nn.data import open_split
+from qaedge.nn.distill import STARTED, Sample, Trained, quantized_loss, score, train_candidate
+from qaedge.nn.features import Features, compute_features, features_folder, to_tensor
+from qaedge.nn.graph import trace
+from qaedge.nn.inherit import OwnBlock
+from qaedge.nn.teacher import Teacher, load_teacher
+from qaedge.progress import Step
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+from qaedge.tables import LossRow, LossTable
+from qaedge.units import parse_bytes
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One candidate of one block, and the schemes it still has to be scored in."""
+
+    block: str
+    spec: BlockSpec
+    schemes: tuple[QuantScheme, ...]
+
+
+def weights_path(workspace: Workspace, space: SearchSpace, block: str, spec: BlockSpec) -> Path:
+    """Where a candidate's trained weights lie."""
+    name = hashlib.sha256(str(spec).encode()).hexdigest()[:16]
+    return workspace.weights_folder(space.hash) / block / f"{name}.safetensors"
+
+
+def load_candidate(
+    workspace: Workspace, space: SearchSpace, teacher: Teacher, block: str, spec: BlockSpec
+) -> nn.Module:
+    """Return a distilled candidate in eval mode; the teacher's own block is the teacher's.
+
+    Raises:
+        MissingFile: it was not distilled yet.
+        InvalidFile: its weights are damaged.
+    """
+    own = teacher.block(block)
+    if spec.is_own:
+        return own.module
+    path = weights_path(workspace, space, block, spec)
+    if not path.exists():
+        raise MissingFile(f"{spec} of {block} was not distilled: no file {path}.", "Run: qaedge distill")
+    module = build_block(spec, own.input_shape[0])
+    try:
+        module.load_state_dict(safetensors.torch.load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise InvalidFile(
+            path, "", f"the weights of {spec}", str(error).splitlines()[0], "Delete it and run: qaedge distill"
+        ) from error
+    return module.eval()
+
+
+def missing_tasks(workspace: Workspace, space: SearchSpace) -> list[Task]:
+    """Return what the loss table lacks, block by block."""
+    table = LossTable(LossTable.store(workspace.loss_file(space.hash)).rows())
+    tasks: dict[tuple[str, BlockSpec], list[QuantScheme]] = {}
+    for block in space.blocks:
+        for candidate in block.candidates:
+            if not table.has(block.name, candidate):
+                tasks.setdefault((block.name, candidate.spec), []).append(candidate.scheme)
+    return [Task(block, spec, tuple(schemes)) for (block, spec), schemes in tasks.items()]
+
+
+def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterator[Step]:
+    """Distill and score what the loss table lacks.
+
+    Yields a Step for each batch of teacher features, then one for each row, its `result`. A
+    candidate that fails is a warning, and the others go on; at the end TeacherError names them.
+
+    Raises:
+        DiskFull: no space for features, weights or rows; what was finished is kept.
+        TeacherError: candidates that could not be trained.
+    """
+    tasks = missing_tasks(workspace, space)
+    if not tasks:
+        return
+    config, data = workspace.project.distill, workspace.project.data
+    bound = parse_bytes(config.cache)
+    folder = features_folder(workspace.cache, teacher, data, bound)
+    split = open_split(data, workspace.path(data.path) if data.path else None, "train")
+    yield from compute_features(folder, teacher, split, bound)
+    cuda = torch.cuda.is_available()
+    count = 1 if cuda else min(len(tasks), config.workers or os.cpu_count() or 1)
+    total = sum(len(task.schemes) for task in tasks)
+    yield from _run(workspace, space, folder, tasks, count, total)
+
+
+def _run(
+    workspace: Workspace, space: SearchSpace, folder: Path, tasks: list[Task], count: int, total: int
+) -> Iterator[Step]:
+    context = multiprocessing.get_context("spawn")
+    results: Any = context.Queue()
+    waiting: Any = context.Queue()
+    for task in tasks:
+        waiting.put(task)
+    for _ in range(count):
+        waiting.put(None)
+    arguments = (workspace, space, folder, waiting, results, os.getpid())
+    workers: list[BaseProcess] = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(count)]
+    failed: list[str] = []
+    done = finished = 0
+    try:
+        for worker in workers:
+            worker.start()
+        while finished < len(tasks):
+            try:
+                task, rows, error = results.get(timeout=1.0)
+            except queue.Empty:
+                _check_alive(workers)
+                continue
+            finished += 1
+            if isinstance(error, DiskFull):
+                raise error
+            if error is not None:
+                failed.append(f"{task.block} {task.spec}")
+                done += len(task.schemes)
+                yield Step(done, total, f"{task.block} {task.spec}", warning=error.message)
+            for row in rows:
+                done += 1
+                yield Step(done, total, f"{row.block} {row.spec} {row.scheme}", row)
+    finally:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            if worker.pid is not None:
+                worker.join()
+    if failed:
+        raise TeacherError(
+            f"{len(failed)} candidates could not be distilled: {', '.join(failed[:3])}{' ...' if failed[3:] else ''}.",
+            "The others are kept. Take these out of the space, or mend what the warnings say, and run it again.",
+        )
+
+
+def _check_alive(workers: list[BaseProcess]) -> None:
+    for worker in workers:
+        if worker.exitcode not in (None, 0):
+            raise TeacherError(
+                f"A distillation process ended with status {worker.exitcode}.",
+                "Often the machine ran out of memory: set distill.workers = 1, or a smaller distill.batch. "
+                "Finished rows are kept; run the same command again to go on.",
+            )
+
+
+def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, results: Any, parent: int) -> None:
+    """A worker process: until the queue says None."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher = load_teacher(workspace)
+    bench = _Bench(workspace, space, teacher, Features(folder), device)
+    while (task := waiting.get()) is not None:
+        try:
+            results.put((task, bench.finish(task), None))
+        except QaedgeError as error:
+            results.put((task, [], error))
+        except (RuntimeError, MemoryError) as error:  # torch says so when memory ends or shapes clash
+            results.put((task, [], TeacherError(f"{task.spec} in {task.block}: {str(error).splitlines()[0]}")))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: nobody would hear of its results."""
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
+
+
+class _Bench:
+    """What a worker keeps between candidates: the block it works on and its features."""
+
+    def __init__(
+        self, workspace: Workspace, space: SearchSpace, teacher: Teacher, features: Features, device: torch.device
+    ) -> None:
+        self.workspace, self.space, self.teacher = workspace, space, teacher
+        self.features, self.device = features, device
+        self.current = ""
+
+    def turn_to(self, block: str) -> None:
+        if block == self.current:
+            return
+        module = self.teacher.block(block).module
+        self.sample = Sample.of(self.features, block, module)
+        spread = self.sample.train[:: max(1, len(self.sample.train) // STARTED)][:STARTED]
+        self.own = OwnBlock(module, to_tensor(self.sample.inputs[list(spread)]))
+        self.current = block
+
+    def finish(self, task: Task) -> list[LossRow]:
+        """Train (unless the weights are there), score, and store; return the rows."""
+        started = time.perf_counter()
+        self.turn_to(task.block)
+        config = self.workspace.project.distill
+        path = weights_path(self.workspace, self.space, task.block, task.spec)
+        trained = self._train(task, path)
+        graph = trace(trained.module, self.teacher.block(task.block).input_shape)
+        store = LossTable.store(self.workspace.loss_file(self.space.hash))
+        rows = []
+        for scheme in task.schemes:
+            loss = (
+                trained.float_loss
+                if scheme.is_float
+                else quantized_loss(graph, scheme, self.sample, config.calibration_images)
+            )
+            rows.append(
+                LossRow(
+                    block=task.block,
+                    spec=str(task.spec),
+                    scheme=str(scheme),
+                    float_loss=trained.float_loss,
+                    loss=loss,
+                    steps=trained.steps,
+                    seconds=time.perf_counter() - started,
+                    train_seconds=trained.train_seconds,
+                    weights="" if task.spec.is_own else str(path.relative_to(self.workspace.results)),
+                    started_from=trained.started_from,
+                    settings={
+                        "batch": config.batch,
+                        "learning_rate": config.learning_rate,
+                        "seed": config.seed,
+                        "images": len(self.sample.train),
+                        "calibration_images": config.calibration_images,
+                    },
+                )
+            )
+            store.append(rows[-1])
+        return rows
+
+    def _train(self, task: Task, path: Path) -> Trained:
+        if task.spec.is_own or path.exists():
+            module = load_candidate(self.workspace, self.space, self.teacher, task.block, task.spec)
+            origin = "own" if task.spec.is_own else "kept"
+            return Trained(module, score(module, self.sample), origin, 0, 0.0)
+        trained = train_candidate(task.spec, self.own, self.sample, self.workspace.project.distill, self.device)
+        write_atomic(path, safetensors.torch.save(dict(trained.module.state_dict())))
+        return trained
+
+
+def candidate_of(space: SearchSpace, block: str, spec: str, scheme: str) -> Candidate:
+    """Return a candidate by its texts; raise TeacherError where the space has none such."""
+    for candidate in space.block(block).candidates:
+        if str(candidate.spec) == spec and str(candidate.scheme) == scheme:
+            return candidate
+    raise TeacherError(f"The space {space.name!r} has no candidate {spec} ({scheme}) in {block}.")
