@@ -1,0 +1,196 @@
+"""The command line: one file per verb or noun; this one puts them together and ends the process.
+
+Exit status: 0 done, 1 an error the user can fix, 2 wrong usage, 3 slower than the baseline,
+4 not decided, 130 interrupted.
+
+A command module is imported at every start, so it imports nothing heavy at its top: numpy, torch
+and the runtimes come inside `run`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+import traceback
+import warnings
+from types import FrameType, ModuleType, TracebackType
+from typing import Annotated
+
+import typer
+
+import qaedge
+from qaedge import report
+from qaedge.cli import bench, compare, devices, init, profile, search, space, teacher_check
+from qaedge.errors import DiskFull, QaedgeError, UsageError
+
+#: Each verb, in the order in which one meets them. A module has `run`, whose docstring is the help,
+#: and EXAMPLES, the lines below it.
+COMMANDS: dict[str, ModuleType] = {
+    "init": init,
+    "space": space,
+    "profile": profile,
+    "search": search,
+    "bench": bench,
+    "compare": compare,
+    "devices": devices,
+}
+
+#: Verbs that belong to a noun: `qaedge teacher check`.
+NOUNS: dict[str, tuple[str, dict[str, ModuleType]]] = {
+    "teacher": ("Look at the network that everything is measured against.", {"check": teacher_check}),
+}
+
+INTERRUPTED = 130
+_PLAIN_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        report.line(f"qaedge {qaedge.__version__}")
+        raise typer.Exit()
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Find, measure and ship quantized networks that are fast on your own edge board."""
+
+
+def _group(help_text: str | None = None) -> typer.Typer:
+    # Plain help starts in half the time of rich's panels, and reads the same in a pipe.
+    return typer.Typer(
+        help=help_text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings=_PLAIN_HELP,
+    )
+
+
+def _add(group: typer.Typer, name: str, module: ModuleType) -> None:
+    # "\b" keeps the lines below it as they are.
+    examples = "\n".join(f"  {text}" for text in module.EXAMPLES)
+    group.command(name, epilog=f"\b\nExamples:\n{examples}", context_settings=_PLAIN_HELP)(module.run)
+
+
+def build_app() -> typer.Typer:
+    """Return the whole command line, as typer sees it."""
+    app = _group()
+    app.callback()(_root)
+    for name, module in COMMANDS.items():
+        _add(app, name, module)
+    for noun, (help_text, verbs) in NOUNS.items():
+        group = _group(help_text)
+        group.callback()(_noun)  # or typer would take a single verb for the whole group
+        for verb, module in verbs.items():
+            _add(group, verb, module)
+        app.add_typer(group, name=noun, help=help_text)
+    return app
+
+
+def _noun() -> None:
+    pass
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit status; errors a user can fix are printed.
+
+    Anything else that is raised is a bug and goes through.
+    """
+    try:
+        status = _invoke(arguments)
+        sys.stdout.flush()
+        return status
+    except QaedgeError as problem:
+        report.error(problem)
+        return problem.exit_status
+    except KeyboardInterrupt:
+        return _interrupted()
+    except BrokenPipeError:
+        _abandon_stdout()
+        return 1
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _abandon_stdout()
+        where = f" while writing {problem.filename}" if problem.filename else ""
+        report.error(
+            DiskFull(
+                f"No space left{where}.",
+                "Everything finished before is kept. Free some space and run the same command again.",
+            )
+        )
+        return DiskFull.exit_status
+
+
+def main() -> None:
+    """Run the command line of this process and end it with the right exit status."""
+    signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _show_warning
+    sys.excepthook = _report_bug
+    sys.exit(run())
+
+
+def _invoke(arguments: list[str] | None) -> int:
+    command = typer.main.get_command(build_app())
+    # The base of typer's own "wrong usage" errors; typer gives it no public name.
+    wrong_usage: type[Exception] = typer.BadParameter.__bases__[0]
+    try:
+        status = command.main(args=arguments, prog_name="qaedge", standalone_mode=False)
+    except wrong_usage as problem:
+        return _usage(problem)
+    except typer.Abort:
+        return _interrupted()
+    if status == INTERRUPTED:  # typer's answer to Ctrl-C
+        return _interrupted()
+    return status if isinstance(status, int) else 0
+
+
+def _usage(problem: Exception) -> int:
+    context = getattr(problem, "ctx", None)
+    path = context.command_path if context is not None else "qaedge"
+    message = problem.format_message() if hasattr(problem, "format_message") else str(problem)
+    if context is not None and message.strip() == context.get_help().strip():  # a group without its verb
+        sys.stderr.write(message + "\n")
+    else:
+        report.error(UsageError(message, f"See: {path} --help"))
+    return UsageError.exit_status
+
+
+def _interrupted() -> int:
+    report.note("interrupted; run the same command again to go on")
+    return INTERRUPTED
+
+
+def _abandon_stdout() -> None:
+    # Whoever read us has gone, as `head` does, or the disk behind it is full. What is still buffered
+    # would fail again when Python ends, with a complaint and an exit status of its own.
+    with contextlib.suppress(io.UnsupportedOperation):  # no file behind it, so nothing to flush
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    report.warn(str(message))
+
+
+def _report_bug(kind: type[BaseException], problem: BaseException, trace: TracebackType | None) -> None:
+    report.note(f"This is a bug in qaedge {qaedge.__version__}; please report it with the lines below.")
+    traceback.print_exception(kind, problem, trace)

@@ -1,0 +1,141 @@
+"""What a command works on: its device, and the space, resolved against the teacher when it has to be.
+
+Resolving needs torch; what reads the result does not. A file beside `space.json` tells what it was
+made from, so that a change of any of it is seen without loading the teacher.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qaedge import report
+from qaedge.device import Device, load_device
+from qaedge.errors import MissingExtra, QaedgeError
+from qaedge.files import decode_json, read_bytes, write_json
+from qaedge.project import FILE_NAME, Workspace
+from qaedge.space import SearchSpace, SpaceFile
+
+if TYPE_CHECKING:
+    from qaedge.nn.teacher import Teacher
+
+#: What `qaedge.nn` imports, and the name under which pip knows it.
+_NN_PACKAGES = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "safetensors": "safetensors",
+    "PIL": "pillow",
+    "jaxtyping": "jaxtyping",
+}
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """What a resolved space was made from: digests of files, and the settings that shape it."""
+
+    space: str
+    weights: str
+    teacher: str
+    height: int
+    width: int
+
+    @staticmethod
+    def of(workspace: Workspace) -> Inputs:
+        """Read the project as it is now; raise MissingFile where the space file or the weights are not there."""
+        project = workspace.project
+        weights = project.teacher.weights
+        return Inputs(
+            space=_digest(read_bytes(workspace.space_file, hint="Write one with: qaedge init")),
+            weights=_digest(read_bytes(workspace.path(weights))) if weights else "",
+            teacher=_digest(msgspec.json.encode(project.teacher, order="sorted")),
+            height=project.data.height,
+            width=project.data.width,
+        )
+
+
+def device_of(name: str | None, project: Path | None) -> Device:
+    """Return the device that was named, else the project's, else this machine."""
+    if name is None and (project is not None or Path(FILE_NAME).exists()):
+        name = Workspace.open(project).project.device
+    return load_device(name or "local")
+
+
+def need_nn() -> None:
+    """Raise MissingExtra where torch, or what comes with it, is not installed."""
+    for module, package in _NN_PACKAGES.items():
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):  # ValueError: something stands in its place
+            found = False
+        if not found:
+            raise MissingExtra("nn", package)
+
+
+def resolve(workspace: Workspace) -> tuple[Teacher, SearchSpace]:
+    """Load the teacher, resolve the space against it, and save the space.
+
+    Raises MissingExtra, and what is wrong with the files of the project.
+    """
+    need_nn()
+    from qaedge.nn.teacher import load_teacher, resolve_space
+
+    written = SpaceFile.read(workspace.space_file)  # before the teacher: a typing error shows at once
+    inputs = Inputs.of(workspace)
+    teacher = load_teacher(workspace)
+    space = resolve_space(teacher, written)
+    space.save(workspace.space_json)
+    write_json(_inputs_file(workspace), inputs)
+    return teacher, space
+
+
+def current_space(workspace: Workspace) -> SearchSpace:
+    """Return the resolved space, from its file where that still holds."""
+    SpaceFile.read(workspace.space_file)
+    if workspace.space_json.exists() and not changed(workspace):
+        return SearchSpace.load(workspace.space_json)
+    return resolve(workspace)[1]
+
+
+def saved_space(workspace: Workspace) -> SearchSpace:
+    """Return the space as last resolved, with a warning where the project has changed since.
+
+    Search has to work where neither torch nor the teacher's weights are.
+    """
+    space = SearchSpace.load(workspace.space_json)
+    try:
+        differing = changed(workspace)
+    except QaedgeError:
+        return space
+    if differing:
+        report.warn(
+            f"{workspace.space_json} was made before {', '.join(differing)} changed; "
+            "this works on the old space. Renew it with: qaedge space"
+        )
+    return space
+
+
+def changed(workspace: Workspace) -> list[str]:
+    """Return what has changed since the space was resolved; empty where nothing has."""
+    file = _inputs_file(workspace)
+    if not file.exists():
+        return ["the project"]
+    before, now = decode_json(file, Inputs), Inputs.of(workspace)
+    names = {
+        "space": "the space file",
+        "weights": "the teacher's weights",
+        "teacher": "[teacher]",
+        "height": "data.height",
+        "width": "data.width",
+    }
+    return [name for field, name in names.items() if getattr(before, field) != getattr(now, field)]
+
+
+def _inputs_file(workspace: Workspace) -> Path:
+    return workspace.space_json.with_name("space.inputs.json")
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,124 @@
+"""`qaedge space`: how large the search space is, and what is still to be measured in it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qaedge import report
+from qaedge.cli import options
+from qaedge.cli.resolve import current_space
+from qaedge.device import known_devices
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+from qaedge.tables import LatencyTable, LossTable, anchor_key
+
+EXAMPLES = ("qaedge space", "qaedge space --json")
+
+
+class BlockRow(msgspec.Struct, frozen=True):
+    """A block as it is listed: shapes (channels, height, width), and rows missing in each table."""
+
+    block: str
+    input_shape: tuple[int, int, int]
+    output_shape: tuple[int, int, int]
+    candidates: int
+    schemes: tuple[str, ...]
+    missing_loss: int
+    missing_latency: dict[str, int]
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The whole space as it is listed; `missing_teacher` counts, by device, the schemes it was not measured in."""
+
+    space: str
+    hash: str
+    teacher: str
+    networks: int
+    candidates: int
+    unique_candidates: int
+    missing_loss: int
+    missing_latency: dict[str, int]
+    missing_teacher: dict[str, int]
+    blocks: tuple[BlockRow, ...]
+
+
+def run(project: options.Project = None, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+    """List the search space: candidates per block, networks in all, rows missing in each table.
+
+    The space file is resolved against the teacher where anything changed since the last time; that
+    needs the extra `nn`.
+    """
+    workspace = Workspace.open(project)
+    listing = look(workspace, current_space(workspace))
+    if as_json:
+        report.json_out(listing)
+        return
+    devices = list(listing.missing_latency)
+    headings = ("block", "in", "out", ">candidates", "schemes", ">loss missing", *(f">{d} missing" for d in devices))
+    report.table(
+        headings,
+        [
+            (
+                row.block,
+                _shape(row.input_shape),
+                _shape(row.output_shape),
+                row.candidates,
+                ", ".join(row.schemes),
+                row.missing_loss,
+                *(row.missing_latency[d] for d in devices),
+            )
+            for row in listing.blocks
+        ],
+        title=f"space {listing.space} ({listing.hash})",
+    )
+    report.line(
+        f"{listing.networks:,} networks from {listing.candidates} candidates, "
+        f"{listing.unique_candidates} of them different."
+    )
+    if listing.missing_loss:
+        report.note(f"{listing.missing_loss} block losses are missing: qaedge distill", quiet)
+    for device in devices:
+        missing = listing.missing_latency[device] + listing.missing_teacher[device]
+        if missing:
+            report.note(f"{missing} latencies are missing on {device}: qaedge profile --device {device}", quiet)
+
+
+def look(workspace: Workspace, space: SearchSpace) -> Listing:
+    """Count what is there and what is missing, for the project's device and each that was measured on."""
+    losses = LossTable(LossTable.store(workspace.loss_file(space.hash)).rows())
+    names = [workspace.project.device]
+    names += [name for name in known_devices() if name not in names and workspace.latency_file(name).exists()]
+    tables = {name: LatencyTable(name, LatencyTable.store(workspace.latency_file(name)).rows()) for name in names}
+    unique = {candidate.key for candidate in space.unique()}
+    schemes = {str(candidate.scheme) for candidate in space.unique()}
+    blocks = tuple(
+        BlockRow(
+            block=block.name,
+            input_shape=block.input_shape,
+            output_shape=block.output_shape,
+            candidates=len(block.candidates),
+            schemes=tuple(dict.fromkeys(str(c.scheme) for c in block.candidates)),
+            missing_loss=sum(not losses.has(block.name, c) for c in block.candidates),
+            missing_latency={n: sum(c.key not in t.rows for c in block.candidates) for n, t in tables.items()},
+        )
+        for block in space.blocks
+    )
+    return Listing(
+        space=space.name,
+        hash=space.hash,
+        teacher=space.teacher,
+        networks=space.networks,
+        candidates=sum(row.candidates for row in blocks),
+        unique_candidates=len(unique),
+        missing_loss=sum(row.missing_loss for row in blocks),
+        missing_latency={name: len(unique - set(table.rows)) for name, table in tables.items()},
+        missing_teacher={
+            name: sum(anchor_key(space, scheme) not in table.rows for scheme in schemes)
+            for name, table in tables.items()
+        },
+        blocks=blocks,
+    )
+
+
+def _shape(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))

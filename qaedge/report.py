@@ -1,0 +1,273 @@
+"""What people see: tables, progress, warnings, errors and the picture of a front. The only module that prints.
+
+Results go to stdout, everything else to stderr. Nothing is colored where the stream is no terminal
+or NO_COLOR is set, and no text from outside can carry markup or control characters.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import msgspec
+
+from qaedge.errors import MissingExtra, QaedgeError
+from qaedge.files import write_atomic
+from qaedge.progress import Step
+from qaedge.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+#: Without a terminal, a line of progress at most this often [s].
+PLAIN_INTERVAL_S = 10.0
+#: Width of a table that is not shown on a terminal: nothing is folded or cut.
+_PIPED_WIDTH = 10_000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_RED, _YELLOW, _DIM = "31;1", "33;1", "2"
+
+
+def plain(text: object) -> str:
+    """Return `text` without control characters, so that no name can move the cursor or set colors."""
+    return _CONTROL.sub("", str(text))
+
+
+def line(text: str = "") -> None:
+    """Print a line of a result."""
+    sys.stdout.write(plain(text) + "\n")
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """Print a line that is not a result."""
+    if not quiet:
+        _stderr(plain(text))
+
+
+def warn(text: str) -> None:
+    """Print a warning; `--quiet` does not silence it."""
+    _stderr(f"{_paint('warning:', _YELLOW, sys.stderr)} {plain(text)}")
+
+
+def error(problem: QaedgeError) -> None:
+    """Print what happened and, indented below it, what is known and what to do."""
+    _stderr(f"{_paint('error:', _RED, sys.stderr)} {plain(problem.message)}")
+    for hint in problem.hint.splitlines():
+        _stderr(f"  {plain(hint)}")
+
+
+def json_out(value: object) -> None:
+    """Print structs or plain data as indented JSON, alone on stdout."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
+    """Print a table.
+
+    Args:
+        columns: headings; one that begins with ">" is right-aligned, as numbers should be.
+        rows: a cell for each column; None is printed as a dash.
+        title: a line above.
+    """
+    from rich import box
+    from rich.table import Table
+
+    console = _console(sys.stdout)
+    drawn = Table(box=box.SIMPLE_HEAD, title=plain(title) or None, title_justify="left", pad_edge=False)
+    for column in columns:
+        drawn.add_column(
+            column.removeprefix(">"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=not console.is_terminal or column.startswith(">"),
+            overflow="fold",
+        )
+    for row in rows:
+        drawn.add_row(*("-" if cell is None else plain(cell) for cell in row))
+    if console.is_terminal:
+        console.print(drawn)
+        return
+    # Rich fills each line up to the table's width, and indents it; a pipe has no use for either.
+    with console.capture() as capture:
+        console.print(drawn)
+    lines = [text.removeprefix(" ").rstrip() for text in capture.get().splitlines()]
+    sys.stdout.write("\n".join(lines).strip("\n") + "\n")
+
+
+def progress(steps: Iterable[Step], title: str, quiet: bool = False) -> Iterator[Step]:
+    """Show how far `steps` have come, and yield those that carry a result.
+
+    A bar on a terminal; otherwise a line at the start, at the end, and every ten seconds between.
+    Warnings are printed in any case.
+    """
+    shown = _silent if quiet else _bar if sys.stderr.isatty() else _lines
+    for step in shown(steps, plain(title)):
+        if step.warning:
+            warn(step.warning)
+        if step.result is not None:
+            yield step
+
+
+def front_plot(
+    path: Path,
+    points: Sequence[tuple[float, float]],
+    chosen: tuple[float, float] | None = None,
+    teacher: tuple[float, float] | None = None,
+    title: str = "Every network on the front",
+    limit_s: float | None = None,
+) -> None:
+    """Draw a front, block loss against latency, as PNG.
+
+    Args:
+        path: where the picture goes; written whole or not at all.
+        points: (latency [s], block loss) of every network on the front.
+        chosen: the point that was chosen; marked and labeled.
+        teacher: the teacher itself in the same scheme; marked and labeled.
+        title: what is shown, and where it was measured.
+        limit_s: the limit on latency [s], a vertical line.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        DiskFull: there is no space for the picture.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtra("nn", "matplotlib") from None
+
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ordered = sorted(points)
+    axes.step(
+        [1e3 * latency for latency, _ in ordered],
+        [loss for _, loss in ordered],
+        where="post",
+        color="#9db4cf",
+        linewidth=1.2,
+        zorder=1,
+    )
+    axes.scatter(
+        [1e3 * latency for latency, _ in ordered],
+        [loss for _, loss in ordered],
+        s=max(6, min(28, 4000 / max(1, len(ordered)))),
+        color="#2f6db5",
+        label=f"on the front: {len(ordered)} networks",
+        zorder=2,
+    )
+    if limit_s is not None:
+        axes.axvline(
+            1e3 * limit_s, color="#777777", linestyle="--", linewidth=1.2, label=f"limit: {format_seconds(limit_s)}"
+        )
+    for point, name, marker, color in ((teacher, "teacher", "s", "#444444"), (chosen, "chosen", "*", "#d1372e")):
+        if point is not None:
+            axes.scatter(
+                [1e3 * point[0]],
+                [point[1]],
+                s=260 if marker == "*" else 70,
+                marker=marker,
+                color=color,
+                edgecolors="white",
+                linewidths=1.0,
+                label=f"{name}: {format_seconds(point[0])}, loss {point[1]:.3g}",
+                zorder=4,
+            )
+    axes.set_title(plain(title), fontsize=13)
+    axes.set_xlabel("predicted latency [ms]", fontsize=12)
+    axes.set_ylabel("summed block loss (0: a copy of the teacher)", fontsize=12)
+    axes.tick_params(labelsize=11)
+    axes.grid(color="#e4e4e4", zorder=0)
+    axes.set_axisbelow(True)
+    axes.legend(fontsize=11, framealpha=0.95)
+    picture = io.BytesIO()
+    canvas.print_figure(picture, format="png")
+    write_atomic(path, picture.getvalue())
+
+
+def _stderr(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def _paint(text: str, code: str, stream: TextIO) -> str:
+    colored = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\x1b[{code}m{text}\x1b[0m" if colored else text
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    terminal = stream.isatty()
+    return Console(
+        file=stream,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        force_terminal=terminal,
+        width=None if terminal else _PIPED_WIDTH,
+        safe_box=True,
+    )
+
+
+def _silent(steps: Iterable[Step], title: str) -> Iterator[Step]:
+    yield from steps
+
+
+def _lines(steps: Iterable[Step], title: str) -> Iterator[Step]:
+    began = time.monotonic()
+    spoke: float | None = None
+    silent: Step | None = None
+    for step in steps:
+        now = time.monotonic()
+        silent = step
+        if spoke is None or now - spoke >= PLAIN_INTERVAL_S:
+            _stderr(_progress_line(step, title, now - began))
+            spoke, silent = now, None
+        yield step
+    if silent is not None:
+        _stderr(_progress_line(silent, title, time.monotonic() - began))
+
+
+def _progress_line(step: Step, title: str, elapsed_s: float) -> str:
+    share = f"{step.done} of {step.total}" if step.total else f"{step.done}"
+    return f"{title}: {share}, {_elapsed(elapsed_s)}: {plain(step.what)}"
+
+
+def _elapsed(seconds: float) -> str:
+    whole = int(seconds)
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )
+
+
+def _bar(steps: Iterable[Step], title: str) -> Iterator[Step]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[what]}", markup=False),
+    )
+    # Notes and warnings that are printed meanwhile go through sys.stderr, which rich lets pass above the bar.
+    with Progress(*columns, console=_console(sys.stderr)) as bar:
+        task = bar.add_task(title, total=None, what="")
+        for step in steps:
+            bar.update(task, completed=step.done, total=step.total or None, what=plain(step.what)[:60])
+            yield step

@@ -1,0 +1,63 @@
+"""A command line run in this process, or in one of its own, and a small project to run it on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from tiny_tables import write_tables
+
+from qaedge import cli
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+
+
+class Ran(msgspec.Struct, frozen=True):
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def qaedge(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
+    """Run a command line in this process."""
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        status = cli.run([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        return Ran(status, out, err)
+
+    return run
+
+
+@pytest.fixture
+def spawn() -> Callable[..., subprocess.Popen[str]]:
+    """Start a command line in a process of its own; Python's arguments instead with `code`."""
+
+    def start(*arguments: object, code: str = "", **options: object) -> subprocess.Popen[str]:
+        head = [sys.executable, "-c", code] if code else [sys.executable, "-m", "qaedge"]
+        environment = {**os.environ, "PYTHONPATH": str(Path(cli.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+        settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment, **options}
+        return subprocess.Popen([*head, *map(str, arguments)], text=True, **settings)  # type: ignore[call-overload]
+
+    return start
+
+
+@pytest.fixture
+def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qaedge: Callable[..., Ran]) -> Path:
+    """A fresh project on generated scenes; the current folder is its own."""
+    monkeypatch.chdir(tmp_path)
+    assert qaedge("init", "--quiet").status == 0
+    return tmp_path
+
+
+@pytest.fixture
+def tables(scenes: Path) -> SearchSpace:
+    """A project whose space and tables are there; whole networks cost what the sums say."""
+    return write_tables(Workspace.open())

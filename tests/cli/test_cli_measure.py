@@ -1,0 +1,169 @@
+"""`bench`, `compare` and `profile`, measured for real on this machine."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+
+import pytest
+from tiny_files import write_convolutions
+
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+from qaedge.tables import LatencyTable, anchor_key
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A light and a heavy file, ten times apart; the current folder is theirs."""
+    monkeypatch.chdir(tmp_path)
+    write_convolutions(tmp_path / "light.onnx", 1)
+    write_convolutions(tmp_path / "heavy.onnx", 12)
+    return tmp_path
+
+
+def test_bench_prints_predicted_beside_measured(files, qaedge):
+    (files / "light.onnx.json").write_text('{"predicted": {"latency_s": 0.001}, "more": [1]}')
+    ran = qaedge("bench", "heavy.onnx", "light.onnx", "--json", "--quiet")
+    assert ran.status == 0 and ran.err == ""
+    heavy, light = json.loads(ran.out)
+    assert (heavy["file"], light["file"]) == ("heavy.onnx", "light.onnx")
+    assert 0 < light["median_s"] < heavy["median_s"]
+    assert light["p90_s"] >= light["median_s"] and light["samples"] >= 64
+    assert light["predicted_s"] == 0.001 and heavy["predicted_s"] is None
+    assert light["size_bytes"] == (files / "light.onnx").stat().st_size
+
+    ran = qaedge("bench", "light.onnx")
+    assert "predicted" in ran.out and "local: onnxruntime" in ran.out
+    assert ran.err.startswith("measuring: ")
+
+
+def test_a_prediction_for_another_device_is_not_compared(files, qaedge):
+    (files / "light.onnx.json").write_text('{"predicted": {"latency_s": 0.001, "device": "pi4"}}')
+    (row,) = json.loads(qaedge("bench", "light.onnx", "--json").out)
+    assert row["predicted_s"] is None
+
+
+def test_a_broken_file_does_not_hide_the_others(files, qaedge):
+    (files / "broken.onnx").write_bytes(b"not a network")
+    ran = qaedge("bench", "light.onnx", "broken.onnx", "--json")
+    assert ran.status == 1
+    assert [row["file"] for row in json.loads(ran.out)] == ["light.onnx"]
+    assert "error: 1 of 2 files were not measured: broken.onnx." in ran.err
+
+
+@pytest.mark.parametrize(("name", "said"), [("absent.onnx", "No file absent.onnx"), ("light.onnx", "No device 'pi9'")])
+def test_bench_says_what_is_not_there(name, said, files, qaedge):
+    ran = qaedge("bench", name, "--device", "local" if "absent" in name else "pi9")
+    assert ran.status == 1 and said in ran.err
+
+
+def test_compare_finds_ten_times_the_work_slower(files, qaedge):
+    ran = qaedge("compare", "light.onnx", "heavy.onnx", "--json")
+    found = json.loads(ran.out)
+    assert (ran.status, found["verdict"]) == (3, "slower")
+    assert found["low"] > 1 and found["size_ratio"] > 1
+    assert "comparing again" in ran.err
+
+    ran = qaedge("compare", "heavy.onnx", "light.onnx", "--quiet")
+    assert ran.status == 0 and "faster" in ran.out and ran.err == ""
+
+
+def test_compare_of_a_file_with_itself_is_never_slower(files, qaedge):
+    ran = qaedge("compare", "light.onnx", "light.onnx", "--threshold", "50%")
+    assert ran.status in (0, 4), ran.out
+    assert ran.out.splitlines()[-1].startswith(("the same", "not decided"))
+
+
+@pytest.mark.parametrize("threshold", ["5", "5ms", "five"])
+def test_a_threshold_is_a_share(threshold, files, qaedge):
+    ran = qaedge("compare", "light.onnx", "light.onnx", "--threshold", threshold)
+    assert ran.status == 2 and "5%" in ran.err
+
+
+SPACE = """
+name = "few"
+[[block]]
+name = "stage5"
+expansions = [2]
+schemes = ["w7a8"]
+[[block]]
+name = "head"
+kind = "context"
+kernels = [1]
+widths = [16]
+pooling = [true, false]
+schemes = ["w7a8"]
+"""
+
+
+@pytest.fixture
+def few(scenes):
+    """A project of two blocks with five candidates in all."""
+    pytest.importorskip("qaedge.nn.candidates")
+    (scenes / "space.toml").write_text(SPACE)
+    file = scenes / "qaedge.toml"
+    lines = [
+        line
+        for line in file.read_text().splitlines()
+        if not line.startswith(("stage1", "stage2", "stage3", "stage4", "stage6"))
+    ]
+    file.write_text("\n".join(lines).replace("count = 128", "count = 8"))
+    return scenes
+
+
+def rows() -> LatencyTable:
+    return LatencyTable("local", LatencyTable.store(Workspace.open().latency_file("local")).rows())
+
+
+def test_profile_fills_the_table_and_keeps_it(few, qaedge):
+    ran = qaedge("profile", "--json")
+    assert ran.status == 0, ran.err
+    summary = json.loads(ran.out)
+    space = SearchSpace.load(Workspace.open().space_json)
+    wanted = {c.key for c in space.unique()} | {anchor_key(space, "w7a8")}
+    table = rows()
+    assert set(table.rows) == wanted
+    assert (summary["kept"], summary["measured"], summary["failed"]) == (0, 6, [])
+    assert all(block["fastest_s"] <= block["own_s"] <= block["slowest_s"] for block in summary["blocks"])
+    assert summary["teacher_s"] == table.rows[anchor_key(space, "w7a8")].measurement.median_s
+    form = summary["forms"]["7"]
+    assert f"7-bit weights are stored as {form}: " in ran.err
+    assert {row.form for row in table.rows.values()} == {form}
+
+    ran = qaedge("profile")
+    assert ran.status == 0 and "6 of 6 rows are kept, 0 to measure" in ran.err
+    assert "teacher's own" in ran.out and "the whole teacher on local" in ran.out
+    listing = json.loads(qaedge("space", "--json").out)
+    assert listing["missing_latency"] == {"local": 0} and listing["missing_teacher"] == {"local": 0}
+
+
+def test_a_row_of_another_runtime_version_is_measured_again(few, qaedge):
+    assert qaedge("profile", "--quiet").status == 0
+    file = Workspace.open().latency_file("local")
+    lines = file.read_text().splitlines()
+    version = (
+        rows()
+        .rows[SearchSpace.load(Workspace.open().space_json).blocks[0].candidates[0].key]
+        .measurement.runtime_version
+    )
+    lines[-1] = lines[-1].replace(f'"runtime_version":"{version}"', '"runtime_version":"0.1"')
+    file.write_text("\n".join(lines) + "\n")
+    ran = qaedge("profile")
+    assert "5 of 6 rows are kept, 1 to measure" in ran.err
+
+
+def test_a_killed_run_loses_nothing_finished(few, spawn):
+    process: subprocess.Popen[str] = spawn("profile")
+    file = Workspace.open().latency_file("local")
+    for line in process.stderr:
+        if line.startswith("measuring") and file.exists():
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    kept = len(rows().rows)
+    process = spawn("profile", "--json")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out)["kept"] == kept and json.loads(out)["measured"] == 6 - kept

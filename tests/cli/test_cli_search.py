@@ -1,0 +1,104 @@
+"""`search` on tables whose best network is known."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from tiny_tables import BLOCKS, TEACHER_BYTES, TEACHER_MS
+
+from qaedge.architecture import Architecture
+from qaedge.project import Workspace
+
+
+def all_networks() -> list[tuple[float, float, int]]:
+    """(milliseconds, loss, bytes) of every network."""
+    rest_ms = TEACHER_MS - sum(rows[0][1] for rows in BLOCKS.values())
+    rest_bytes = TEACHER_BYTES - sum(rows[0][2] for rows in BLOCKS.values())
+    return [
+        (rest_ms + sum(c[1] for c in chosen), sum(c[0] for c in chosen), rest_bytes + sum(c[2] for c in chosen))
+        for chosen in itertools.product(*BLOCKS.values())
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "ms", "size"),
+    [(["--latency", "12ms"], 12, 1e9), (["--latency", "none", "--size", "60%"], 1e9, 12_000), ([], 12, 1e9)],
+)
+def test_the_best_network_within_the_limits_is_found(flags, ms, size, tables, qaedge, tmp_path):
+    output = tmp_path / "arch.json"
+    ran = qaedge("search", *flags, "--output", output)
+    assert ran.status == 0, ran.err
+    best = min(loss for time, loss, weight in all_networks() if time <= ms and weight <= size)
+    found = Architecture.load(output, tables)
+    assert found.loss == pytest.approx(best)
+    assert "teacher, measured" in ran.out and f"wrote {output}" in ran.out
+
+
+def test_the_front_is_complete(tables, qaedge):
+    networks = all_networks()
+    front = sorted(
+        (t, loss)
+        for t, loss, _ in networks
+        if not any(o[0] <= t and o[1] <= loss and o[:2] != (t, loss) for o in networks)
+    )
+    ran = qaedge("search", "--pareto", "--json")
+    assert ran.status == 0, ran.err
+    listed = [(1e3 * n["latency_s"], n["loss"]) for n in json.loads(ran.out)["front"]]
+    assert listed == [pytest.approx(point) for point in front]
+    assert len(qaedge("search", "--pareto").out.splitlines()) == 2 + len(front)
+
+
+def test_json_holds_the_architecture_and_the_teacher(tables, qaedge):
+    value = json.loads(qaedge("search", "--latency", "10ms", "--json").out)
+    assert value["teacher"] == {"latency@local": pytest.approx(0.016), "size": TEACHER_BYTES}
+    assert value["architecture"]["limits"] == {"latency@local": pytest.approx(0.010)}
+
+
+def test_plot_draws_a_picture(tables, qaedge, tmp_path):
+    pytest.importorskip("matplotlib")
+    picture = tmp_path / "pictures" / "front.png"
+    ran = qaedge("search", "--plot", picture)
+    assert ran.status == 0, ran.err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in picture.parent.iterdir()] == ["front.png"]
+
+
+def test_a_limit_that_nothing_keeps_says_by_how_much(tables, qaedge, tmp_path):
+    ran = qaedge("search", "--latency", "4ms", "--output", tmp_path / "arch.json")
+    assert ran.status == 1 and ran.err.startswith("error: ")
+    assert "5 ms" in ran.err and "1 ms too slow" in ran.err
+    assert not (tmp_path / "arch.json").exists()
+
+
+@pytest.mark.parametrize("flags", [["--latency", "25"], ["--size", "25ms"]])
+def test_a_limit_without_its_unit_is_wrong_usage(flags, tables, qaedge):
+    assert qaedge("search", *flags).status == 2
+
+
+def test_an_empty_table_names_the_command_that_fills_it(tables, qaedge):
+    Workspace.open().loss_file(tables.hash).unlink()
+    ran = qaedge("search")
+    assert ran.status == 1 and "qaedge distill" in ran.err
+
+
+def test_search_needs_no_torch(tables, spawn):
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'onnxruntime'): sys.modules[name] = None\n"
+        "import qaedge.cli; sys.exit(qaedge.cli.run(['search', '--json']))"
+    )
+    process = spawn(code=code)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert json.loads(out)["architecture"]["space"] == "tiny"
+    assert err == ""
+
+
+def test_a_project_that_changed_since_is_a_warning(tables, qaedge, scenes):
+    file = scenes / "space.toml"
+    file.write_text(file.read_text() + "\n# another thought\n")
+    ran = qaedge("search")
+    assert ran.status == 0
+    assert ran.err.startswith("warning: ") and "the space file changed" in ran.err and "qaedge space" in ran.err
