@@ -12,8 +12,8 @@ import sys
 import time
 from typing import Any, Callable
 
-#: How long the agent may take to end by itself after the host is gone [s].
-PATIENCE_S = 3.0
+#: How long the agent may take to end by itself after the host is gone, or has said so by SIGTERM [s].
+PATIENCE_S = 2.0
 
 
 def run(agent: Callable[[str, int], int], folder: str) -> int:
@@ -36,38 +36,37 @@ def run(agent: Callable[[str, int], int], folder: str) -> int:
             os._exit(status)
     os.close(held)
     os.close(1)  # or the host would not see that the agent has ended
+    told, tell = os.pipe()
 
-    def end(_number: int, _frame: Any) -> None:
-        os.kill(child, signal.SIGKILL)
+    def hear(_number: int, _frame: Any) -> None:
+        os.write(tell, b"!")
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, hear)
     try:
-        _wait(alive)
-    except BaseException:
-        os.kill(child, signal.SIGKILL)
-        raise
+        _wait(alive, told)
     finally:
         status = _outcome(child, alive)
         shutil.rmtree(folder, ignore_errors=True)
     return status
 
 
-def _wait(alive: int) -> None:
-    """Return when the agent has ended, or when the host is gone and the agent's time is over."""
+def _wait(alive: int, told: int) -> None:
+    """Return when the agent has ended, or when the host is gone, or asks, and the agent's time is over."""
     poll = select.poll()
     poll.register(0, 0)  # no events asked for: POLLHUP comes unasked, and no byte is taken
     poll.register(alive, 0)
-    gone_at = None
-    while True:
-        ready = {descriptor for descriptor, _ in poll.poll(None if gone_at is None else PATIENCE_S * 1000)}
+    poll.register(told, select.POLLIN)
+    until = None
+    while until is None or time.monotonic() < until:
+        timeout = None if until is None else max(0.0, until - time.monotonic()) * 1000 + 1
+        ready = {descriptor for descriptor, _ in poll.poll(timeout)}
         if alive in ready:
             return
-        if 0 in ready and gone_at is None:
-            gone_at = time.monotonic()
-            poll.unregister(0)
-        if gone_at is not None and time.monotonic() - gone_at >= PATIENCE_S:
-            return
+        for descriptor in ready:
+            poll.unregister(descriptor)
+        if ready and until is None:
+            until = time.monotonic() + PATIENCE_S
 
 
 def _outcome(child: int, alive: int) -> int:

@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, List, Optional
 
-_SHA256 = re.compile(r"^[0-9a-f]{64}$")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 #: What must stay free on the board's disk beside the file itself [bytes].
 SPARE = 1 << 24
 
@@ -36,7 +36,7 @@ class Uploads:
 
     def path(self, sha256: str) -> str:
         """Return where a file lies, or will lie."""
-        if not _SHA256.match(sha256):
+        if not _SHA256.fullmatch(sha256):
             raise Refused("hash", "%r is no SHA-256" % sha256[:80])
         return os.path.join(self._folder, sha256)
 
@@ -47,6 +47,7 @@ class Uploads:
     def begin(self, sha256: str, size: int) -> None:
         """Start to take a file; what is wrong with it, or with the disk, `finish` says."""
         path = self.path(sha256)
+        self._discard()
         self._sha256, self._left, self._digest, self._refused = sha256, size, hashlib.sha256(), None
         disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize

@@ -59,7 +59,7 @@ files = json.loads(read(length).decode())["files"]
 folder = tempfile.mkdtemp(prefix="qaedge-")
 try:
     for name, text in files.items():
-        if not re.match("^[a-z_]+[.]py$", name):
+        if not re.fullmatch("[a-z_]+[.]py", name):
             sys.exit(1)
         with open(os.path.join(folder, name), "wb") as file:
             file.write(text.encode())
@@ -115,6 +115,7 @@ class AgentSession:
         self._queue: queue.Queue[frames.Message | MeasurementError | None] = queue.Queue()
         self._errors = bytearray()
         self._patience_s = start_timeout_s
+        self._patience_when_ready_s = _MISSED * heartbeat_s
         self._greeted = False
         self._process: Remote = target.run([target.python, "-u", "-c", BOOTSTRAP])
         self._threads = [
@@ -239,7 +240,6 @@ class AgentSession:
             self._send({"type": "begin", "device": self.device.name, "heartbeat_s": heartbeat_s, "holder": holder})
             message = self._receive()
             if isinstance(message, frames.Ready):
-                self._patience_s = _MISSED * heartbeat_s
                 return
             if not isinstance(message, frames.Busy):
                 raise self._unexpected(message, "ready or busy")
@@ -330,6 +330,8 @@ class AgentSession:
         try:
             while data := self._process.read(self._patience_s):
                 for message in splitter.feed(data):
+                    if isinstance(message, frames.Ready):  # from here on there are heartbeats
+                        self._patience_s = self._patience_when_ready_s
                     if not isinstance(message, frames.Heartbeat):
                         self._queue.put(message)
         except TimeoutError:

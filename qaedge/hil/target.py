@@ -119,7 +119,7 @@ class LocalProcess:
 
     def kill(self) -> None:
         """See Remote. SIGTERM asks the guard, which ends its agent and removes the folder; SIGKILL if it does not."""
-        for number, patience_s in ((signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0)):
+        for number, patience_s in ((signal.SIGTERM, 4.0), (signal.SIGKILL, 2.0)):
             if self._process.poll() is None:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
