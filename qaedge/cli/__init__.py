@@ -24,7 +24,7 @@ import typer
 
 import qaedge
 from qaedge import report
-from qaedge.cli import bench, compare, devices, init, profile, search, space, teacher_check
+from qaedge.cli import bench, build, compare, devices, distill, export, init, profile, search, space, teacher_check
 from qaedge.errors import DiskFull, QaedgeError, UsageError
 
 #: Each verb, in the order in which one meets them. A module has `run`, whose docstring is the help,
@@ -32,8 +32,11 @@ from qaedge.errors import DiskFull, QaedgeError, UsageError
 COMMANDS: dict[str, ModuleType] = {
     "init": init,
     "space": space,
+    "distill": distill,
     "profile": profile,
     "search": search,
+    "build": build,
+    "export": export,
     "bench": bench,
     "compare": compare,
     "devices": devices,

@@ -15,7 +15,7 @@ from qaedge.cli.resolve import device_of
 from qaedge.errors import MeasurementError
 from qaedge.files import decode_json
 from qaedge.measurement import Measurement
-from qaedge.units import format_bytes, format_seconds
+from qaedge.units import format_bytes, format_seconds, parse_seconds
 
 EXAMPLES = ("qaedge bench student.onnx", "qaedge bench teacher.onnx student.onnx --device local --json")
 
@@ -58,6 +58,7 @@ def run(
     files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="Exported networks (.onnx).")],
     device: options.Device = None,
     threads: options.Threads = None,
+    wait: options.Wait = "0s",
     project: options.Project = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -74,7 +75,7 @@ def run(
     predictions = {artifact.name: predicted(Path(artifact.path), described.name) for artifact in artifacts}
     rows: list[Row] = []
     failed: list[Failed] = []
-    with open_session(described) as session:
+    with open_session(described, wait_s=parse_seconds(wait)) as session:
         steps = measure(session, artifacts, Settings(), threads or described.threads, interleave=True)
         for step in report.progress(steps, "measuring", quiet):
             if isinstance(step.result, Measured):

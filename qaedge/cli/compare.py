@@ -15,7 +15,7 @@ from qaedge.cli.resolve import device_of
 from qaedge.device import Device
 from qaedge.errors import UsageError
 from qaedge.measurement import Measurement
-from qaedge.units import format_seconds, parse_percent
+from qaedge.units import format_seconds, parse_percent, parse_seconds
 
 if TYPE_CHECKING:
     from qaedge.compare import Comparison, Side
@@ -34,6 +34,7 @@ def run(
     ] = "3%",
     device: options.Device = None,
     threads: options.Threads = None,
+    wait: options.Wait = "0s",
     project: options.Project = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -53,11 +54,11 @@ def run(
         Artifact.of(baseline, name=f"{baseline} (baseline)"),
         Artifact.of(contender, name=f"{contender} (contender)"),
     )
-    used = threads or described.threads
-    found = _judge(described, pair, used, share, "comparing", quiet)
+    used, wait_s = threads or described.threads, parse_seconds(wait)
+    found = _judge(described, pair, used, share, wait_s, "comparing", quiet)
     if found.verdict is Verdict.SLOWER:
         # A single session can be unlucky with memory layout or a neighbor; two agreeing are not.
-        again = _judge(described, pair, used, share, "comparing again", quiet)
+        again = _judge(described, pair, used, share, wait_s, "comparing again", quiet)
         if again.verdict is not Verdict.SLOWER:
             report.note("Slower at first, and not when measured again in a fresh process: not decided.", quiet)
             found = msgspec.structs.replace(found, verdict=Verdict.UNKNOWN)
@@ -69,14 +70,20 @@ def run(
 
 
 def _judge(
-    device: Device, pair: tuple[Artifact, Artifact], threads: int, threshold: float, title: str, quiet: bool
+    device: Device,
+    pair: tuple[Artifact, Artifact],
+    threads: int,
+    threshold: float,
+    wait_s: float,
+    title: str,
+    quiet: bool,
 ) -> Comparison:
     """Measure both in one fresh session, in more and more rounds, until it is decided or no use."""
     from qaedge.compare import FIRST_ROUNDS, compare, needs_more
     from qaedge.hil.profile import Failed, Settings, measure, open_session
 
     sides: list[Side] = []
-    with open_session(device) as session:
+    with open_session(device, wait_s=wait_s) as session:
         rounds = FIRST_ROUNDS
         while True:
             settings = Settings(interleaved_rounds=rounds)

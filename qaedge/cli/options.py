@@ -23,3 +23,6 @@ Threads = Annotated[
         "--threads", min=1, metavar="N", help="Threads per inference.  [default: the device's]", show_default=False
     ),
 ]
+Wait = Annotated[
+    str, typer.Option("--wait", metavar="TIME", help="How long to wait where somebody else measures, such as 5min.")
+]

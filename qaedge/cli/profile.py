@@ -17,7 +17,7 @@ from qaedge.errors import MeasurementError
 from qaedge.project import Workspace
 from qaedge.space import Block, SearchSpace
 from qaedge.tables import LatencyRow, LatencyTable, anchor_key
-from qaedge.units import format_seconds
+from qaedge.units import format_seconds, parse_seconds
 
 if TYPE_CHECKING:
     from qaedge.hil.profile import AgentSession, Failed
@@ -55,6 +55,7 @@ class Summary(msgspec.Struct, frozen=True):
 def run(
     unstable: Annotated[bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable.")] = False,
     device: options.Device = None,
+    wait: options.Wait = "0s",
     project: options.Project = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -64,6 +65,7 @@ def run(
     Each row is on disk as soon as it is measured, and a second run measures what is missing. Needs
     the extra `nn`.
     """
+    wait_s = parse_seconds(wait)
     workspace = Workspace.open(project)
     need_nn()
     from qaedge.hil.profile import open_session
@@ -72,7 +74,7 @@ def run(
     teacher, space = resolve(workspace)
     store = LatencyTable.store(workspace.latency_file(described.name))
     table = LatencyTable(described.name, store.rows())
-    with open_session(described) as session:
+    with open_session(described, wait_s=wait_s) as session:
         forms = _forms(described, space, session)
         for bits, (form, reason) in forms.items():
             report.note(f"{bits}-bit weights are stored as {form}: {reason}.", quiet)

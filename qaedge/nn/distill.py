@@ -30,7 +30,7 @@ SCORED = 16
 STARTED = 8
 #: Inputs of more pixels a side are trained on crops of this size; outputs this near a crop's edge
 #: (where the teacher saw more than the crop) do not count.
-CROP, MARGIN = 128, 4
+CROP, MARGIN = 96, 4
 #: How much faster than `distill.learning_rate` a candidate with fresh layers learns.
 FRESH_RATE = 4.0
 

@@ -9,7 +9,7 @@ their input, and what follows the last weights (the resize to the input's size) 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -120,11 +120,25 @@ def quantize_weight(weight: Tensor, scales: Tensor, bits: int) -> Tensor:
 class QuantizedGraph(nn.Module):
     """A Graph with scales: its forward gives the numerics of the exported integer file."""
 
-    def __init__(self, graph: Graph, scheme: QuantScheme, scales: dict[str, Scale]) -> None:
-        """Keep the parts; `scales` has one entry for each of `Layout(graph).owners`."""
+    def __init__(
+        self,
+        graph: Graph,
+        scheme: QuantScheme,
+        scales: dict[str, Scale],
+        weight_bits: Mapping[str, int] | None = None,
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            graph: float; not changed.
+            scheme: bits of weights and activations.
+            scales: one for each of `Layout(graph).owners`.
+            weight_bits: node -> bits of its weights, where they are not the scheme's.
+        """
         super().__init__()
         self.graph = graph
         self.scheme = scheme
+        self.weight_bits = dict(weight_bits or {})
         self.scales = scales
         self.layout = Layout(graph)
         self._frozen: dict[str, tuple[Tensor | None, Tensor | None]] | None = None
@@ -138,8 +152,9 @@ class QuantizedGraph(nn.Module):
         """Return weight integers, weight scales [out], bias integers and bias scales [out] of a node."""
         weight, bias = self.graph.parameters_of(node)
         assert weight is not None
-        scales = weight_scales(weight, self.scheme.weight_bits)
-        integers = quantize_weight(weight, scales, self.scheme.weight_bits)
+        bits = self.weight_bits.get(node.name, self.scheme.weight_bits)
+        scales = weight_scales(weight, bits)
+        integers = quantize_weight(weight, scales, bits)
         if bias is None:
             return integers, scales, None, None
         given = self.scale_of(node.inputs[0])
@@ -175,13 +190,19 @@ class QuantizedGraph(nn.Module):
         )
 
 
-def calibrate(graph: Graph, batches: Iterable[Tensor], scheme: QuantScheme) -> QuantizedGraph:
+def calibrate(
+    graph: Graph,
+    batches: Iterable[Tensor],
+    scheme: QuantScheme,
+    weight_bits: Mapping[str, int] | None = None,
+) -> QuantizedGraph:
     """Find the range of each quantized tensor on calibration batches (min to max) and fix the scales.
 
     Args:
         graph: float; not changed.
         batches: tensors (batch, channels, height, width) as they enter the graph.
         scheme: bits of weights and activations.
+        weight_bits: node -> bits of its weights, where they are not the scheme's.
 
     Raises:
         TeacherError: a tensor holds NaN or infinity, or there is no batch.
@@ -207,4 +228,4 @@ def calibrate(graph: Graph, batches: Iterable[Tensor], scheme: QuantScheme) -> Q
         if not (abs(lows[name]) < float("inf") and abs(highs[name]) < float("inf")):
             raise TeacherError(f"The activations of {name!r} are not finite; they cannot be quantized.")
     scales = {name: Scale.of_range(lows[name], highs[name], scheme.activation_bits) for name in lows}
-    return QuantizedGraph(graph, scheme, scales)
+    return QuantizedGraph(graph, scheme, scales, weight_bits)

@@ -1,0 +1,153 @@
+"""Fine-tuning of a whole network: labels, and the teacher's guidance on the logits."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qaedge.errors import InvalidFile, TeacherError
+from qaedge.files import disk_errors
+from qaedge.nn.data import VOID, Split
+from qaedge.progress import Step
+from qaedge.project import FinetuneConfig
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 4e-5
+
+
+def finetune(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    split: Split,
+    config: FinetuneConfig,
+    checkpoint: Path,
+) -> Iterator[Step]:
+    """Train a network in place; yield a Step per optimizer step.
+
+    After each epoch everything needed to go on lies in `checkpoint`; a later call with the same
+    settings goes on from there. The loss is cross entropy on the labels plus `guidance` times the
+    Kullback-Leibler divergence from the teacher's classes at each pixel (Hinton et al.,
+    arXiv 1503.02531, at temperature 1); void pixels count for neither.
+
+    Args:
+        student: in any mode; left in eval mode.
+        teacher: in eval mode; None for labels alone.
+        split: training images and labels.
+        config: epochs, batch, learning rate, crop, guidance, seed.
+        checkpoint: where the state between epochs lies.
+
+    Raises:
+        TeacherError: the loss became NaN or infinite.
+        InvalidFile: a checkpoint that cannot be read.
+        DataError: an image or label that cannot be used.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student.to(device)
+    guide = copy.deepcopy(teacher).to(device).eval() if teacher is not None and config.guidance else None
+    optimizer = torch.optim.SGD(
+        student.parameters(), lr=config.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+    )
+    per_epoch = max(1, len(split) // config.batch)
+    total = per_epoch * config.epochs
+    first = _load(checkpoint, student, optimizer)
+    with ThreadPoolExecutor(1) as ahead:
+        for epoch in range(first, config.epochs):
+            random = np.random.default_rng((config.seed, epoch))
+            order = random.permutation(len(split))
+            student.train()
+            coming = ahead.submit(_batch, split, order[: config.batch], config, random)
+            for step in range(per_epoch):
+                images, labels = (t.to(device) for t in coming.result())
+                if step + 1 < per_epoch:
+                    chosen = order[(step + 1) * config.batch : (step + 2) * config.batch]
+                    coming = ahead.submit(_batch, split, chosen, config, random)
+                done = epoch * per_epoch + step
+                for group in optimizer.param_groups:
+                    group["lr"] = _rate(config.learning_rate, done, total)
+                loss = _loss(student, guide, images, labels, config.guidance)
+                if not math.isfinite(float(loss.detach())):
+                    raise TeacherError(
+                        f"Fine-tuning diverged in epoch {epoch + 1}: the loss is {float(loss.detach())}.",
+                        "Lower finetune.learning_rate in the project file.",
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                torch.autograd.backward(loss)
+                optimizer.step()
+                yield Step(done + 1, total, f"epoch {epoch + 1}/{config.epochs}, loss {float(loss.detach()):.3f}")
+            _save(checkpoint, student, optimizer, epoch + 1)
+    student.cpu().eval()
+
+
+def _rate(highest: float, done: int, total: int) -> float:
+    """Warm up over a twentieth, then fall as a cosine."""
+    warm = max(1, total // 20)
+    if done < warm:
+        return highest * (done + 1) / warm
+    return highest * 0.5 * (1 + math.cos(math.pi * (done - warm) / max(1, total - warm)))
+
+
+def _loss(
+    student: nn.Module,
+    guide: nn.Module | None,
+    images: Float[Tensor, "batch 3 height width"],
+    labels: UInt8[Tensor, "batch height width"],
+    guidance: float,
+) -> Tensor:
+    logits = student(images)
+    loss = F.cross_entropy(logits, labels.long(), ignore_index=VOID)
+    if guide is None:
+        return loss
+    with torch.no_grad():
+        wanted = guide(images).log_softmax(1)
+    apart = F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)
+    counted = labels != VOID
+    return loss + guidance * (apart * counted).sum() / counted.sum().clamp(min=1)
+
+
+def _batch(
+    split: Split, chosen: np.ndarray, config: FinetuneConfig, random: np.random.Generator
+) -> tuple[Float[Tensor, "batch 3 height width"], UInt8[Tensor, "batch height width"]]:
+    """Random crops, half of them mirrored."""
+    images, labels = [], []
+    for index in chosen:
+        image, label = split.image(int(index)), split.label(int(index))
+        height, width = (min(c, s) for c, s in zip(config.crop, label.shape, strict=True))
+        top = int(random.integers(0, label.shape[0] - height + 1))
+        left = int(random.integers(0, label.shape[1] - width + 1))
+        image, label = image[top : top + height, left : left + width], label[top : top + height, left : left + width]
+        if random.random() < 0.5:
+            image, label = image[:, ::-1], label[:, ::-1]
+        images.append(image)
+        labels.append(label)
+    return split.preprocess(np.stack(images)), torch.from_numpy(np.ascontiguousarray(np.stack(labels)))
+
+
+def _save(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with disk_errors(path):
+        torch.save({"student": student.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs}, part)
+        part.replace(path)
+
+
+def _load(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Return how many epochs are done already."""
+    if not path.exists():
+        return 0
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        student.load_state_dict(state["student"])
+        optimizer.load_state_dict(state["optimizer"])
+        return int(state["epochs"])
+    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
+        raise InvalidFile(
+            path, "", "a checkpoint of this network", str(error).splitlines()[0], "Delete it to start over."
+        ) from error
