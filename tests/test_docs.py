@@ -16,7 +16,7 @@ from qaedge.cli import build_app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 #: Explained once, at the top of docs/commands.md.
-EVERYWHERE = {"--project", "--json", "--quiet", "--device", "--help", "-q", "-h"}
+EVERYWHERE = {"--project", "--json", "--quiet", "--device", "--wait", "--help", "-q", "-h"}
 #: `qaedge ...` in code: a line of a block, or between backticks.
 _BLOCK = re.compile(r"^ *```.*?\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(r"`(qaedge [^`]+)`")
