@@ -201,7 +201,10 @@ def needs_more(comparison: Comparison, most: int = MOST_ROUNDS) -> int:
 
 def _check(baseline: Side, contender: Side, paired: bool) -> None:
     absent = object()
-    for field in sorted({*baseline.fingerprint, *contender.fingerprint}):
+    fields = {*baseline.fingerprint, *contender.fingerprint}
+    if not paired:
+        fields.discard("boot_id")  # within a run a reboot spoils the pairs; a saved baseline outlives many
+    for field in sorted(fields):
         left, right = (side.fingerprint.get(field, absent) for side in (baseline, contender))
         if left != right:
             words = ["nothing" if value is absent else repr(value) for value in (left, right)]

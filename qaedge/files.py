@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import tempfile
@@ -13,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from qaedge.errors import CannotWrite, DiskFull, InvalidFile, MissingFile
+from qaedge.errors import CannotWrite, DiskFull, InvalidFile, MissingFile, QaedgeError
 
 T = TypeVar("T")
 
@@ -105,6 +106,28 @@ def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
         raise _invalid(path, error, kind) from error
     except UnicodeDecodeError as error:
         raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
+
+
+@contextmanager
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file while the block runs; raise QaedgeError where another process has it.
+
+    The kernel lets go of it when its holder dies, however it dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path), path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            raise QaedgeError(
+                f"Another process ({file.read().strip() or 'unknown'}) is {what} in {path.parent}.",
+                "Wait until it has finished, or stop it; what it finished is kept.",
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()}")
+        file.flush()
+        yield
 
 
 def write_atomic(path: Path, data: bytes) -> None:

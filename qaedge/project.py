@@ -75,7 +75,7 @@ class FinetuneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     epochs: int = 12
     batch: int = 8
-    learning_rate: float = 0.01
+    learning_rate: float = 5e-4
     crop: tuple[int, int] = (256, 320)
     guidance: float = 1.0  # weight of the teacher's logits beside the labels
     seed: int = 0

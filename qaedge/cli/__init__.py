@@ -24,12 +24,27 @@ import typer
 
 import qaedge
 from qaedge import report
-from qaedge.cli import bench, build, compare, devices, distill, export, init, profile, search, space, teacher_check
+from qaedge.cli import (
+    bench,
+    build,
+    compare,
+    demo,
+    devices,
+    distill,
+    export,
+    init,
+    profile,
+    search,
+    space,
+    teacher_check,
+    teacher_train,
+)
 from qaedge.errors import DiskFull, QaedgeError, UsageError
 
 #: Each verb, in the order in which one meets them. A module has `run`, whose docstring is the help,
 #: and EXAMPLES, the lines below it.
 COMMANDS: dict[str, ModuleType] = {
+    "demo": demo,
     "init": init,
     "space": space,
     "distill": distill,
@@ -44,7 +59,10 @@ COMMANDS: dict[str, ModuleType] = {
 
 #: Verbs that belong to a noun: `qaedge teacher check`.
 NOUNS: dict[str, tuple[str, dict[str, ModuleType]]] = {
-    "teacher": ("Look at the network that everything is measured against.", {"check": teacher_check}),
+    "teacher": (
+        "Look at, or train, the network that everything is measured against.",
+        {"check": teacher_check, "train": teacher_train},
+    ),
 }
 
 INTERRUPTED = 130

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -12,10 +13,14 @@ from qaedge import report
 from qaedge.artifact import Artifact
 from qaedge.cli import options
 from qaedge.cli.resolve import device_of
+from qaedge.device import Device
 from qaedge.errors import MeasurementError
 from qaedge.files import decode_json
 from qaedge.measurement import Measurement
 from qaedge.units import format_bytes, format_seconds, parse_seconds
+
+if TYPE_CHECKING:
+    from qaedge.hil.profile import Failed
 
 EXAMPLES = ("qaedge bench student.onnx", "qaedge bench teacher.onnx student.onnx --device local --json")
 
@@ -68,32 +73,38 @@ def run(
     Prints median, p90 and size, and the predicted latency where a manifest FILE.json lies beside
     the file.
     """
-    from qaedge.hil.profile import Failed, Measured, Settings, measure, open_session
-
-    artifacts = [Artifact.of(path, name=str(path)) for path in files]
-    described = device_of(device, project)
-    predictions = {artifact.name: predicted(Path(artifact.path), described.name) for artifact in artifacts}
-    rows: list[Row] = []
-    failed: list[Failed] = []
-    with open_session(described, wait_s=parse_seconds(wait)) as session:
-        steps = measure(session, artifacts, Settings(), threads or described.threads, interleave=True)
-        for step in report.progress(steps, "measuring", quiet):
-            if isinstance(step.result, Measured):
-                found = step.result.artifact
-                rows.append(_row(found, step.result.measurement, predictions[found.name]))
-            else:
-                failed.append(step.result)
-    rows.sort(key=lambda row: [str(path) for path in files].index(row.file))
+    rows, failed = measure_files(files, device_of(device, project), threads, parse_seconds(wait), quiet)
     if as_json:
         report.json_out(rows)
     elif rows:
-        _show(rows)
+        show(rows)
     if failed:
         raise MeasurementError(
-            f"{len(failed)} of {len(artifacts)} files were not measured: "
+            f"{len(failed)} of {len(files)} files were not measured: "
             f"{', '.join(failure.artifact.name for failure in failed)}.",
             "\n".join(str(failure.error) for failure in failed),
         )
+
+
+def measure_files(
+    files: Sequence[Path], device: Device, threads: int | None = None, wait_s: float = 0.0, quiet: bool = False
+) -> tuple[list[Row], list[Failed]]:
+    """Measure files on a device, interleaved; return what was measured, in the order given, and what was not."""
+    from qaedge.hil.profile import Measured, Settings, measure, open_session
+
+    artifacts = [Artifact.of(path, name=str(path)) for path in files]
+    predictions = {artifact.name: predicted(Path(artifact.path), device.name) for artifact in artifacts}
+    rows: dict[str, Row] = {}
+    failed: list[Failed] = []
+    with open_session(device, wait_s=wait_s) as session:
+        steps = measure(session, artifacts, Settings(), threads or device.threads, interleave=True)
+        for step in report.progress(steps, "measuring", quiet):
+            if isinstance(step.result, Measured):
+                found = step.result.artifact
+                rows[found.name] = _row(found, step.result.measurement, predictions[found.name])
+            else:
+                failed.append(step.result)
+    return [rows[artifact.name] for artifact in artifacts if artifact.name in rows], failed
 
 
 def predicted(path: Path, device: str) -> float | None:
@@ -129,7 +140,8 @@ def _row(artifact: Artifact, found: Measurement, predicted_s: float | None) -> R
     )
 
 
-def _show(rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
+    """Print measured files as a table; the first is what the others are compared with."""
     first = rows[0]
     with_prediction = any(row.predicted_s is not None for row in rows)
     extra = (">predicted", ">off by") if with_prediction else ()

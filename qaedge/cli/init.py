@@ -57,7 +57,7 @@ size = ""                # for instance "1.2MiB"
 # Each candidate is trained alone to imitate its block of the teacher.
 steps = 120              # optimizer steps per candidate
 batch = 8
-learning_rate = 3e-3
+learning_rate = 1e-3     # of candidates that start from the teacher's weights
 workers = 0              # candidates trained at the same time; 0: one per core
 cache = "2GiB"           # bound of the teacher's features on disk
 calibration_images = 32  # from which the ranges of activations are read
@@ -67,7 +67,7 @@ seed = 0
 # The chosen network, end to end, guided by the teacher.
 epochs = {epochs}
 batch = 8
-learning_rate = 0.01
+learning_rate = 5e-4
 crop = {crop}  # height, width
 guidance = 1.0           # weight of the teacher's logits beside the labels
 seed = 0

@@ -20,7 +20,7 @@ from qaedge.nn.data import VOID, Split
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
 
-MOMENTUM, WEIGHT_DECAY = 0.9, 4e-5
+WEIGHT_DECAY = 1e-4
 
 
 def finetune(
@@ -52,9 +52,7 @@ def finetune(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
     guide = copy.deepcopy(teacher).to(device).eval() if teacher is not None and config.guidance else None
-    optimizer = torch.optim.SGD(
-        student.parameters(), lr=config.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
-    )
+    optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
     per_epoch = max(1, len(split) // config.batch)
     total = per_epoch * config.epochs
     first = _load(checkpoint, student, optimizer)

@@ -148,7 +148,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     The module is traced by torch.fx in eval mode, so it must not branch on its data. Raises
     UnsupportedOperator naming operator and place where something is not in `OPERATORS`.
     """
-    training = module.training
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         traced = fx.symbolic_trace(module)
@@ -158,7 +158,8 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
             "Its forward must not branch on its data and must take one tensor.",
         ) from error
     finally:
-        module.train(training)
+        for part, training in modes.items():  # each its own: train() would reach every part below
+            part.training = training
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     builder = _Builder(traced, input_shape)
     with torch.no_grad():

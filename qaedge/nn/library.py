@@ -27,7 +27,7 @@ from torch import nn
 
 from qaedge.candidate import BlockSpec, Candidate, QuantScheme
 from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, TeacherError
-from qaedge.files import write_atomic
+from qaedge.files import only_one, write_atomic
 from qaedge.nn.blocks import build_block
 from qaedge.nn.data import open_split
 from qaedge.nn.distill import STARTED, Sample, Trained, quantized_loss, score, train_candidate
@@ -101,7 +101,13 @@ def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> 
     Raises:
         DiskFull: no space for features, weights or rows; what was finished is kept.
         TeacherError: candidates that could not be trained.
+        QaedgeError: another process distills the same space.
     """
+    with only_one(workspace.loss_file(space.hash).with_name("distill.lock"), "distilling"):
+        yield from _fill(workspace, teacher, space)
+
+
+def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterator[Step]:
     tasks = missing_tasks(workspace, space)
     if not tasks:
         return

@@ -1,0 +1,244 @@
+"""`qaedge demo`: the whole chain on generated street scenes and this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from qaedge import report
+from qaedge.cli import bench, build, distill, export, options, profile, search, teacher_train
+from qaedge.cli.resolve import need_nn
+from qaedge.device import load_device
+from qaedge.errors import MeasurementError
+from qaedge.files import write_atomic, write_json
+from qaedge.project import FILE_NAME
+from qaedge.units import format_bytes, format_seconds
+
+EXAMPLES = ("qaedge demo", "qaedge demo --folder /tmp/demo")
+
+PROJECT = """\
+# The project of `qaedge demo`. See `qaedge init` for what each key means.
+space = "space.toml"
+device = "local"
+
+[teacher]
+function = "qaedge.nn.deeplab:deeplabv3_mobilenetv2"
+weights = "teacher.safetensors"
+
+[teacher.arguments]
+classes = 8
+width = 0.5
+depth = 0.5
+head_channels = 64
+output_stride = 8
+
+[teacher.blocks]
+stage1 = "features[0:2]"
+stage2 = "features[2:3]"
+stage3 = "features[3:5]"
+stage4 = "features[5:7]"
+stage5 = "features[7:9]"
+stage6 = "features[9:12]"
+head = "head"
+
+[data]
+layout = "scenes"
+height = 128
+width = 192
+count = 160
+
+[limits]
+latency = "70%"
+
+[distill]
+steps = 40
+batch = 8
+calibration_images = 16
+
+[finetune]
+epochs = 4
+crop = [128, 192]
+learning_rate = 1e-3
+"""
+
+_BLOCK = """
+[[block]]
+name = "{name}"
+kind = "{kind}"
+{axes}
+schemes = ["w7a8"]
+"""
+
+SPACE = 'name = "demo"\n' + "".join(
+    _BLOCK.format(name=name, kind=kind, axes=axes)
+    for name, kind, axes in (
+        ("stage1", "stem", "widths = [8, 12, 16]"),
+        ("stage2", "inverted_residual", "expansions = [2, 3, 4, 6]"),
+        ("stage3", "inverted_residual", "depths = [1, 2]\nexpansions = [2, 3, 4]"),
+        ("stage4", "inverted_residual", "depths = [1, 2]\nexpansions = [2, 3, 4]\ndilation = 2"),
+        ("stage5", "inverted_residual", "depths = [1, 2]\nexpansions = [2, 3, 4]\ndilation = 2"),
+        ("stage6", "inverted_residual", "depths = [1, 2, 3]\nexpansions = [2, 4]\nwidths = [80]\ndilation = 2"),
+        ("head", "context", "widths = [16, 32, 64]\npooling = [true, false]"),
+    )
+)
+
+
+class Network(msgspec.Struct, frozen=True):
+    """What a network is worth: mIoU of its INT8 file, measured latency [s], file size [bytes]."""
+
+    miou: float
+    latency_s: float
+    size_bytes: int
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What `result.json` keeps: the teacher in INT8, the network found, what was predicted for it."""
+
+    baseline: Network
+    student: Network
+    predicted_latency_s: float
+    seconds: float
+
+
+def run(
+    folder: Annotated[Path, typer.Option("--folder", metavar="DIR", help="Where everything goes.")] = Path("demo"),
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Run the whole chain on generated street scenes and this machine: minutes, nothing to download.
+
+    Trains a small teacher, distills candidates for each of its blocks, measures them, searches for
+    the best network within 70 % of the teacher's latency, fine-tunes and exports it, and measures
+    it beside the teacher. A second run does only what is missing; remove the folder to start over.
+    """
+    need_nn()
+    started = time.perf_counter()
+    file = folder / FILE_NAME
+    for path, text in ((file, PROJECT), (folder / "space.toml", SPACE)):
+        if not path.exists():
+            write_atomic(path, text.encode())
+    outcome = Chain(file, folder, quiet or as_json).run()
+    result = msgspec.structs.replace(outcome, seconds=time.perf_counter() - started)
+    write_json(folder / "result.json", result)
+    if as_json:
+        report.json_out(result)
+        return
+    _show(result, folder)
+
+
+class Chain:
+    """The commands of the chain, in order, over one project."""
+
+    def __init__(self, project: Path, folder: Path, quiet: bool) -> None:
+        """Name the project and the folder for results."""
+        self.project, self.folder, self.quiet = project, folder, quiet
+        self.architecture = folder / "student.json"
+
+    def run(self) -> Result:
+        """Run what is missing; measure, and return the figures."""
+        from qaedge.architecture import Architecture
+        from qaedge.cli.resolve import resolve
+        from qaedge.nn.student import load_report, student_folder
+        from qaedge.project import Workspace
+
+        if not (self.folder / "teacher.safetensors").exists():
+            self._step(
+                "1/7 train a teacher",
+                lambda: teacher_train.run(epochs=15, learning_rate=6e-3, project=self.project, quiet=self.quiet),
+            )
+        self._step(
+            "2/7 distill the candidates of each block", lambda: distill.run(project=self.project, quiet=self.quiet)
+        )
+        self._step("3/7 measure the candidates", lambda: profile.run(project=self.project, quiet=self.quiet))
+        self._step(
+            "4/7 search",
+            lambda: search.run(
+                output=self.architecture,
+                plot=self.folder / "front.png",
+                project=self.project,
+                quiet=self.quiet,
+            ),
+        )
+        workspace = Workspace.open(self.project)
+        _, space = resolve(workspace)
+        chosen = Architecture.load(self.architecture, space)
+        for number, name in ((5, "teacher"), (6, "student")):
+            there = student_folder(workspace, space, name)
+            if _is_built(there, chosen if name == "student" else Architecture.own(space)):
+                continue
+            self._step(f"{number}/7 build the {name}", lambda name=name: self._build(name))  # type: ignore[misc]
+        files = [self.folder / "teacher.onnx", self.folder / "student.onnx"]
+        for name, path in zip(("teacher", "student"), files, strict=True):
+            self._step("", lambda name=name, path=path: export.run(name, output=path, project=self.project, quiet=True))  # type: ignore[misc]
+        report.note("7/7 measure both files in turn", self.quiet)
+        rows, failed = bench.measure_files(files, load_device(workspace.project.device), quiet=self.quiet)
+        if failed:
+            raise MeasurementError(f"{failed[0].artifact.name} was not measured.", str(failed[0].error))
+        networks = [
+            Network(load_report(student_folder(workspace, space, name)).miou, row.median_s, row.size_bytes)
+            for name, row in zip(("teacher", "student"), rows, strict=True)
+        ]
+        predicted = next(v.value for k, v in chosen.costs.items() if k.startswith("latency@"))
+        return Result(networks[0], networks[1], predicted, 0.0)
+
+    def _build(self, name: str) -> None:
+        if name == "teacher":
+            build.run(teacher=True, project=self.project, quiet=self.quiet)
+        else:
+            build.run(self.architecture, name="student", project=self.project, quiet=self.quiet)
+
+    def _step(self, title: str, command: Callable[[], None]) -> None:
+        if title:
+            report.note(title, self.quiet)
+        # Each command prints its table on stdout; of a quiet demo that is the last table's alone.
+        with contextlib.redirect_stdout(io.StringIO()) if self.quiet else contextlib.nullcontext():
+            command()
+
+
+def _is_built(folder: Path, wanted: object) -> bool:
+    from qaedge.architecture import Architecture
+    from qaedge.files import decode_json
+
+    if not (folder / "student.json").exists():
+        return False
+    return decode_json(folder / "architecture.json", Architecture) == wanted
+
+
+def _show(result: Result, folder: Path) -> None:
+    baseline, student = result.baseline, result.student
+    report.line()
+    report.table(
+        ("network", ">mIoU", ">latency", ">predicted", ">size"),
+        [
+            (
+                "teacher, INT8",
+                f"{100 * baseline.miou:.1f} %",
+                format_seconds(baseline.latency_s),
+                None,
+                format_bytes(baseline.size_bytes),
+            ),
+            (
+                "found, INT8",
+                f"{100 * student.miou:.1f} %",
+                format_seconds(student.latency_s),
+                format_seconds(result.predicted_latency_s),
+                format_bytes(student.size_bytes),
+            ),
+            (
+                "change",
+                f"{100 * (student.miou - baseline.miou):+.1f} points",
+                f"{100 * (student.latency_s / baseline.latency_s - 1):+.0f} %",
+                f"{100 * (result.predicted_latency_s / student.latency_s - 1):+.1f} % off",
+                f"{100 * (student.size_bytes / baseline.size_bytes - 1):+.0f} %",
+            ),
+        ],
+        title=f"Measured on this machine, one thread, both files in turn ({result.seconds:.0f} s in all)",
+    )
+    report.line(f"wrote {folder / 'result.json'}, {folder / 'front.png'}, {folder / 'student.onnx'} and its manifest")

@@ -1,0 +1,58 @@
+"""Training of the teacher itself, on the labels of the user's data."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import msgspec
+import safetensors.torch
+
+from qaedge.files import write_atomic
+from qaedge.nn.data import Split
+from qaedge.nn.finetune import finetune
+from qaedge.nn.metrics import Confusion, evaluate
+from qaedge.nn.teacher import Teacher
+from qaedge.progress import Step
+from qaedge.project import FinetuneConfig
+
+
+class TrainedTeacher(msgspec.Struct, frozen=True):
+    """A teacher's weights file and its validation mIoU before and after training."""
+
+    path: str
+    before: float
+    after: float
+    epochs: int
+
+
+def train_teacher(teacher: Teacher, train: Split, val: Split, config: FinetuneConfig, output: Path) -> Iterator[Step]:
+    """Train a teacher on its labels and write its weights; the last Step's result is a TrainedTeacher.
+
+    An interrupted training goes on from its last epoch. The weights are written even where they
+    are worse than before: it is for the user to choose.
+
+    Args:
+        teacher: its module is trained in place.
+        train: images and labels to learn from.
+        val: images and labels for the mIoU.
+        config: epochs, batch, learning rate, crop; `guidance` plays no part.
+        output: a safetensors file.
+    """
+    val.check()
+    before = yield from _miou(teacher, val, "before training")
+    checkpoint = output.with_suffix(".checkpoint")
+    yield from finetune(teacher.module, None, train, config, checkpoint)
+    after = yield from _miou(teacher, val, "after training")
+    write_atomic(output, safetensors.torch.save(dict(teacher.module.state_dict())))
+    checkpoint.unlink(missing_ok=True)
+    yield Step(1, 1, f"mIoU {after:.4f}", TrainedTeacher(str(output), before, after, config.epochs))
+
+
+def _miou(teacher: Teacher, val: Split, when: str) -> Generator[Step, None, float]:
+    found = 0.0
+    for step in evaluate(teacher.module, val):
+        if isinstance(step.result, Confusion):
+            found = step.result.miou
+        yield Step(step.done, step.total, f"mIoU {when}")
+    return found
