@@ -210,10 +210,12 @@ class AgentSession:
             done = True
             raise
         finally:
-            if not done:
-                self._send({"type": "cancel"})
-                while not isinstance(self._receive(), frames.Done):
-                    pass
+            if not done and self._threads:
+                # Where the device is lost meanwhile, the next call says so.
+                with contextlib.suppress(MeasurementError):
+                    self._send({"type": "cancel"})
+                    while not isinstance(self._receive(), frames.Done):
+                        pass
 
     def _greet(self) -> frames.Hello:
         hello = self._expect(frames.Hello)

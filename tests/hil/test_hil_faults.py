@@ -298,6 +298,15 @@ def test_an_error_in_the_block_leaves_nothing(device, target, stub, word, quick,
     nothing_left()
 
 
+def test_steps_may_outlive_their_session(device, target, stub, word, quick, nothing_left):
+    settings = msgspec.structs.replace(quick, **FOREVER)
+    with AgentSession(device, target, folder=stub) as session:
+        steps = measure(session, [word("run")], settings, threads=1)
+        next(steps)
+    steps.close()
+    nothing_left()
+
+
 def test_the_folder_is_private(device, target, stub, private):
     with AgentSession(device, target, folder=stub) as session:
         folder = Path(session.hello.folder)
