@@ -183,6 +183,13 @@ def test_different_conditions_are_not_compared(changed, match):
         compare(one, Side.of("b.onnx", make_measurement(**changed)))
 
 
+def test_a_reboot_spoils_pairs_and_not_a_saved_baseline():
+    one, two = (side(QUIET, fingerprint={"boot_id": boot}) for boot in ("a", "b"))
+    with pytest.raises(NotComparable, match="boot_id is 'a' for the baseline and 'b' for the contender"):
+        compare(one, two)
+    assert compare(one, two, paired=False).verdict is Verdict.SAME
+
+
 def test_sides_that_do_not_pair_are_not_compared():
     with pytest.raises(NotComparable, match="a has 10 rounds and b has 9"):
         compare(side(QUIET), side(QUIET[:9], "b"))
