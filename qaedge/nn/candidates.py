@@ -10,16 +10,18 @@ import hashlib
 from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
+from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
 from qaedge.candidate import Candidate, QuantScheme
 from qaedge.nn.blocks import build_block
 from qaedge.nn.export_onnx import write_onnx
 from qaedge.nn.graph import trace
 from qaedge.nn.quantize import calibrate
-from qaedge.nn.teacher import Teacher
+from qaedge.nn.teacher import Teacher, with_blocks
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
@@ -65,6 +67,25 @@ def export_candidates(
         else:
             artifact = _export(workspace.artifacts, key, teacher.module, teacher.input_shape, what, choose, False)
         yield Step(done, len(work), key, (key, artifact))
+
+
+def export_network(
+    workspace: Workspace, teacher: Teacher, space: SearchSpace, architecture: Architecture, choose: Choose
+) -> Artifact:
+    """Export a whole network to be timed, its blocks with arbitrary weights.
+
+    Raises:
+        UnsupportedOperator: an operator that cannot be exported.
+        DiskFull: no space for the file.
+    """
+    own = {block.digest: block.module for block in teacher.blocks}
+    chosen = architecture.candidates(space)
+    blocks = {b.name: _block(c, own) for b, c in zip(space.blocks, chosen, strict=True) if not c.spec.is_own}
+    key = "+".join(c.key for c in chosen)
+    network = with_blocks(teacher, blocks).eval()
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    artifact = _export(workspace.artifacts, key, network, teacher.input_shape, chosen[0].scheme, choose, False)
+    return msgspec.structs.replace(artifact, name=f"network {name}")
 
 
 def _block(candidate: Candidate, own: dict[str, nn.Module]) -> nn.Module:

@@ -50,8 +50,12 @@ def finetune(
         DataError: an image or label that cannot be used.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student.to(device)
-    guide = copy.deepcopy(teacher).to(device).eval() if teacher is not None and config.guidance else None
+    # Channels last: convolutions train about a third faster on CPUs.
+    _lay_out(student.to(device), torch.channels_last)
+    guide = None
+    if teacher is not None and config.guidance:
+        guide = copy.deepcopy(teacher).eval().to(device)
+        _lay_out(guide, torch.channels_last)
     optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
     per_epoch = max(1, len(split) // config.batch)
     total = per_epoch * config.epochs
@@ -70,7 +74,9 @@ def finetune(
                 done = epoch * per_epoch + step
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(config.learning_rate, done, total)
-                loss = _loss(student, guide, images, labels, config.guidance)
+                images = images.contiguous(memory_format=torch.channels_last)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                    loss = _loss(student, guide, images, labels, config.guidance)
                 if not math.isfinite(float(loss.detach())):
                     raise TeacherError(
                         f"Fine-tuning diverged in epoch {epoch + 1}: the loss is {float(loss.detach())}.",
@@ -81,7 +87,14 @@ def finetune(
                 optimizer.step()
                 yield Step(done + 1, total, f"epoch {epoch + 1}/{config.epochs}, loss {float(loss.detach()):.3f}")
             _save(checkpoint, student, optimizer, epoch + 1)
-    student.cpu().eval()
+    _lay_out(student.to("cpu").eval(), torch.contiguous_format)
+
+
+def _lay_out(network: nn.Module, order: torch.memory_format) -> None:
+    """Put a network's convolutions into a memory order; their numbers stay."""
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=order)
 
 
 def _rate(highest: float, done: int, total: int) -> float:
@@ -99,12 +112,12 @@ def _loss(
     labels: UInt8[Tensor, "batch height width"],
     guidance: float,
 ) -> Tensor:
-    logits = student(images)
+    logits = student(images).float()
     loss = F.cross_entropy(logits, labels.long(), ignore_index=VOID)
     if guide is None:
         return loss
     with torch.no_grad():
-        wanted = guide(images).log_softmax(1)
+        wanted = guide(images).float().log_softmax(1)
     apart = F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)
     counted = labels != VOID
     return loss + guidance * (apart * counted).sum() / counted.sum().clamp(min=1)
