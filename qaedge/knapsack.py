@@ -28,7 +28,6 @@ Positions: TypeAlias = npt.NDArray[np.intp]
 
 #: A limit given as a share of a sum must not fail by the rounding of that sum.
 TOLERANCE = 1e-9
-_PATIENCE = 20_000  # partial networks of a front beyond which finding its points one by one is quicker
 _ROUNDING = 1e-12  # bounds are sums in another order; they may not drop what lies within this
 
 
@@ -149,25 +148,9 @@ def front(problem: Problem, metric: str) -> list[Choice]:
     layers = [layer.keep(nondominated(layer.points)) for layer in _layers(problem, None, (metric, *limits))]
     start = np.array([0.0, *(problem.base.get(m, 0.0) for m in (metric, *limits))])
     bounds = np.array([np.inf, np.inf, *limits.values()])
-    merged = _merge(layers, start, bounds, None, _rounding(layers, start, bounds), _PATIENCE if limits else None)
-    indices, points = merged or _walk(problem, metric, limits)
+    indices, points = _merge(layers, start, bounds, None, _rounding(layers, start, bounds))
     keep = staircase(points)
     return _choices(problem, indices[keep])
-
-
-def _walk(problem: Problem, metric: str, limits: dict[str, float]) -> tuple[Positions, Array]:
-    """Find a front optimum by optimum, from the least loss on, where merging it whole grows too large.
-
-    The network of least loss that is cheaper than the last point, and of those the cheapest, is the next.
-    """
-    start = np.array([0.0, *(problem.base.get(m, 0.0) for m in (metric, *limits))])
-    layers = _layers(problem, None, (metric, *limits))
-    most, indices, points = _extreme(problem, metric, np.max), [], []
-    while (found := _least(problem, None, {metric: most, **limits})) is not None:
-        indices.append(found)
-        points.append(_sum(layers, found, start))
-        most = np.nextafter(points[-1][1], -np.inf)
-    return np.array(indices), np.array(points)
 
 
 def least_costs(problem: Problem) -> dict[str, float]:
@@ -240,9 +223,7 @@ def _least(problem: Problem, objective: str | None, limits: dict[str, float]) ->
     gap = max(upper - lower, 0.0)
     for share in (1 / 64, 1 / 16, 1 / 4, 1.0):
         target = lower + gap * share if share < 1 else upper
-        merged = _merge(layers, start, bounds, (weights, target), rounding)
-        assert merged is not None, "without a bound on its patience it ends"
-        indices, points = merged
+        indices, points = _merge(layers, start, bounds, (weights, target), rounding)
         if len(points) and (share == 1 or points[:, 0].min() <= target):
             return np.asarray(indices[np.lexsort(points.T[::-1])[0]])
     raise AssertionError("the network that gave the target lies within it")
@@ -305,18 +286,12 @@ def _dual(layers: list[_Layer], start: Array, bounds: Array, upper: float) -> tu
 
 
 def _merge(
-    layers: list[_Layer],
-    start: Array,
-    bounds: Array,
-    target: tuple[Array, float] | None,
-    rounding: Array,
-    patience: int | None = None,
-) -> tuple[Positions, Array] | None:
+    layers: list[_Layer], start: Array, bounds: Array, target: tuple[Array, float] | None, rounding: Array
+) -> tuple[Positions, Array]:
     """Merge the layers into whole networks: their indices [n, blocks] and points [n, d].
 
     Dropped on the way: partial networks that another dominates, that cannot keep the limits any
-    more, and, with a target (multipliers, objective), whose bound lies beyond it. Returns None when
-    more than `patience` partial networks are left.
+    more, and, with a target (multipliers, objective), whose bound lies beyond it.
     """
     slack = bounds + rounding
     if target is not None:
@@ -342,8 +317,6 @@ def _merge(
             return mask
 
         positions, points = outer_front(points, layer.points, keeps)
-        if patience is not None and len(points) > patience and rest:
-            return None
         parents.append(positions // len(layer.points))
         chosen.append(layer.index[positions % len(layer.points)])
     at = np.flatnonzero((points <= bounds).all(axis=1))
