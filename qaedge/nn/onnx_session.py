@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from torch import Tensor
 
 from qaedge.errors import InvalidFile
@@ -20,6 +20,10 @@ class OnnxSession:
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         """Load a file; raise InvalidFile where the runtime refuses it."""
+        # From 1.29 on it reports home and leaves a file in TMPDIR, unless told before it is imported.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
