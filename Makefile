@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo`, `make test`. Each sets up .venv first, once.
 #
 #   make demo PYTHON=python3.12        another Python than the first one found
-#   make test PIP_FLAGS="--extra-index-url https://download.pytorch.org/whl/cpu"    the small torch
+#   make test PIP_FLAGS="..."          more flags for pip, such as an index that has the CPU build of torch
 
 PYTHON ?= python3
 PIP_FLAGS ?=
