@@ -29,6 +29,7 @@ QaedgeError                      exit status 1 unless said otherwise
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class QaedgeError(Exception):
@@ -42,9 +43,19 @@ class QaedgeError(Exception):
         self.message = message
         self.hint = hint
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross to another process by its fields: a kind's own arguments are not what Exception keeps."""
+        return _again, (type(self), self.message, vars(self))
+
     def __str__(self) -> str:
         """Return message and hint, a line each."""
         return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+def _again(kind: type[QaedgeError], message: str, fields: dict[str, Any]) -> QaedgeError:
+    error = kind.__new__(kind, message)
+    vars(error).update(fields)
+    return error
 
 
 class UsageError(QaedgeError):

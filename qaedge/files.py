@@ -114,8 +114,10 @@ def only_one(path: Path, what: str) -> Iterator[None]:
 
     The kernel lets go of it when its holder dies, however it dies.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(path), path.open("a+") as file:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+")
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -24,13 +24,12 @@ from qaedge.nn.inherit import OwnBlock, start_block
 from qaedge.nn.quantize import calibrate
 from qaedge.project import DistillConfig
 
-#: Images that score a candidate; they are never trained on.
-SCORED = 16
-#: Images that a candidate's starting weights are solved on.
-STARTED = 8
+#: Images that score a candidate, never trained on: enough for this many positions, within bounds.
+#: Early blocks see many positions an image; more images would only cost time.
+SCORED_POSITIONS, SCORED = 400_000, (4, 16)
 #: Inputs of more pixels a side are trained on crops of this size; outputs this near a crop's edge
 #: (where the teacher saw more than the crop) do not count.
-CROP, MARGIN = 96, 4
+CROP, MARGIN = 128, 4
 #: How much faster than `distill.learning_rate` a candidate with fresh layers learns.
 FRESH_RATE = 4.0
 
@@ -55,8 +54,10 @@ class Sample:
             raise TeacherError(
                 f"Distillation needs at least 4 images, found {count}.", "Add images, or enlarge distill.cache."
             )
-        scored = tuple(dict.fromkeys(int(i) for i in np.linspace(0, count - 1, min(SCORED, count // 2))))
         inputs, outputs = features.inputs(block), features.outputs(block)
+        enough = -(-SCORED_POSITIONS // int(np.prod(inputs.shape[2:])))
+        wanted = min(max(enough, SCORED[0]), SCORED[1], count // 2)
+        scored = tuple(dict.fromkeys(int(i) for i in np.linspace(0, count - 1, wanted)))
         variance = to_tensor(outputs[list(scored)]).var((0, 2, 3))
         try:
             local = all(node.operator != "mean" for node in trace(own, tuple(inputs.shape[1:])).nodes)
@@ -64,6 +65,10 @@ class Sample:
             local = False  # it may look at the whole image: train on whole images
         train = tuple(i for i in range(count) if i not in set(scored))
         return Sample(block, train, scored, inputs, outputs, floor_variance(variance), local)
+
+    def spread(self, count: int) -> list[int]:
+        """Return `count` training images, evenly spread."""
+        return [self.train[int(i)] for i in np.linspace(0, len(self.train) - 1, count)]
 
     def batch(self, random: np.random.Generator, size: int) -> tuple[Tensor, Tensor, int]:
         """Return inputs, outputs and the margin that does not count, for a random batch."""
@@ -159,9 +164,12 @@ def score(network: nn.Module, sample: Sample) -> float:
 
 
 def quantized_loss(graph: Graph, scheme: QuantScheme, sample: Sample, images: int) -> float:
-    """Quantize a candidate, calibrated on `images` training images, and return its block loss."""
-    chosen = np.linspace(0, len(sample.train) - 1, min(images, len(sample.train))).astype(int)
-    batches = (to_tensor(sample.inputs[[sample.train[i]]]) for i in chosen)
+    """Quantize a candidate, calibrated on training images, and return its block loss.
+
+    Twice as many images as score it are enough for ranges, and at most `images`.
+    """
+    count = min(images, 2 * len(sample.scored), len(sample.train))
+    batches = (to_tensor(sample.inputs[[i]]) for i in sample.spread(count))
     return score(calibrate(graph, batches, scheme).freeze(), sample)
 
 

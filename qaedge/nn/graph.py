@@ -8,6 +8,7 @@ cannot drift apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,8 +180,9 @@ class _Builder(fx.Interpreter):
         self.input_shape = input_shape
         self.nodes: list[Node] = []
         self.values: dict[str, Tensor] = {}
-        self.taken = {"input"}
+        self.taken = {"input", "output"}  # the names of a file's ends
         self.output_name = ""
+        self.given = False
 
     def finish(self) -> Graph:
         return _fold(Graph(self.input_shape, self.nodes, self.output_name, self.values))
@@ -188,6 +190,12 @@ class _Builder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         if n.op == "placeholder":
+            if self.given:
+                raise UnsupportedOperator(
+                    f"The network takes more than one tensor: {n.target!r}, too.",
+                    "Wrap it in a module whose forward takes one tensor.",
+                )
+            self.given = True
             return ("input", super().run_node(n))
         if n.op == "get_attr":
             return self.fetch_attr(str(n.target))
@@ -201,11 +209,11 @@ class _Builder(fx.Interpreter):
             self.output_name = result[0]
             return result[1]
         key, where = self._key(n)
-        if not any(_is_named(a) for a in _flat(args)) and not any(_is_named(a) for a in kwargs.values()):
+        if not any(_is_named(a) for a in _flat((*args, *kwargs.values()))):
             return getattr(self, n.op)(n.target, args, kwargs)
         if key in ("shape", "size"):
             return _size(args, kwargs, key)
-        if key in _SKIPPED:
+        if key in _SKIPPED and args:
             return args[0]
         convert = _CONVERTERS.get(key)
         if convert is None:
@@ -216,8 +224,10 @@ class _Builder(fx.Interpreter):
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         try:
             return convert(self, module, where, *args, **kwargs)
-        except (TypeError, KeyError, AssertionError) as error:
-            raise UnsupportedOperator(f"The operator {key!r} in {where or 'the network'}: {error}.") from error
+        except (TypeError, KeyError, AttributeError, IndexError, AssertionError, RuntimeError) as error:
+            raise UnsupportedOperator(
+                f"The operator {key!r} in {where or 'the network'} cannot be exported: {error}."
+            ) from error
 
     def _key(self, n: fx.Node) -> tuple[str, str]:
         if n.op == "call_module":
@@ -241,7 +251,8 @@ class _Builder(fx.Interpreter):
         **attributes: Any,
     ) -> tuple[str, Tensor]:
         """Append a node, run it, and return its named value."""
-        base = (where or kind).replace(".", "_")
+        assert all(_is_named(i) for i in inputs), "an operand is a constant"
+        base = re.sub(r"\W", "_", where or kind)
         name, count = base, 1
         while name in self.taken:
             name, count = f"{base}_{count}", count + 1
@@ -335,6 +346,9 @@ def _convert_pool_to_one(b: _Builder, m: Any, where: str, x: Any, size: Any = No
 
 def _convert_expand(b: _Builder, m: Any, where: str, x: Any, *size: Any) -> Any:
     size = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
+    assert len(size) == x[1].ndim == 4 and all(s in (-1, g) for s, g in zip(size[:2], x[1].shape[:2], strict=True)), (
+        "only heights and widths can be expanded"
+    )
     target = tuple(int(s) for s in size)[-2:]
     given = x[1].shape[-2:]
     target = (given[0] if target[0] == -1 else target[0], given[1] if target[1] == -1 else target[1])
@@ -350,23 +364,37 @@ def _convert_interpolate(
     scale_factor: Any = None,
     mode: str = "nearest",
     align_corners: bool | None = None,
+    antialias: bool = False,
     **_: Any,
 ) -> Any:
     if m is not None:
         size, scale_factor, mode, align_corners = m.size, m.scale_factor, m.mode, m.align_corners
-    assert mode == "bilinear", f"interpolation mode {mode!r}"
+    assert mode == "bilinear" and not antialias, f"interpolation mode {mode!r}{' with antialias' * antialias}"
     if size is None:
         factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor, scale_factor)
-        size = [int(s * f) for s, f in zip(x[1].shape[-2:], factors, strict=True)]
+        scaled = [s * f for s, f in zip(x[1].shape[-2:], factors, strict=True)]
+        # Else torch samples by the factor, and every format by the sizes.
+        assert all(s == int(s) for s in scaled), f"a scale of {factors} from {tuple(x[1].shape[-2:])}"
+        size = [int(s) for s in scaled]
     return b.emit("resize", [x], where, size=_pair(size), align_corners=bool(align_corners))
 
 
 def _convert_max_pool(
-    b: _Builder, m: Any, where: str, x: Any, kernel_size: Any = 0, stride: Any = None, padding: Any = 0, **_: Any
+    b: _Builder,
+    m: Any,
+    where: str,
+    x: Any,
+    kernel_size: Any = 0,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
 ) -> Any:
     if m is not None:
-        kernel_size, stride, padding = m.kernel_size, m.stride, m.padding
-        assert not m.ceil_mode and m.dilation in (1, (1, 1)), "ceil mode or dilation"
+        kernel_size, stride, padding, dilation = m.kernel_size, m.stride, m.padding, m.dilation
+        ceil_mode, return_indices = m.ceil_mode, m.return_indices
+    assert not ceil_mode and not return_indices and _pair(dilation) == (1, 1), "ceil mode, indices or dilation"
     return b.emit(
         "max_pool",
         [x],
@@ -377,9 +405,15 @@ def _convert_max_pool(
     )
 
 
+def _convert_flatten(b: _Builder, m: Any, where: str, x: Any, start_dim: int = 0, end_dim: int = -1) -> Any:
+    if m is not None:
+        start_dim, end_dim = m.start_dim, m.end_dim
+    assert start_dim == 1 and end_dim in (-1, x[1].ndim - 1), f"axes {start_dim} to {end_dim}"
+    return b.emit("flatten", [x], where)
+
+
 def _convert_binary(kind: str) -> Callable[..., Any]:
-    def convert(b: _Builder, m: Any, where: str, x: Any, y: Any, **_: Any) -> Any:
-        assert _is_named(x) and _is_named(y), "one operand is a constant"
+    def convert(b: _Builder, m: Any, where: str, x: Any, y: Any) -> Any:
         return b.emit(kind, [x, y], where)
 
     return convert
@@ -412,7 +446,7 @@ _CONVERTERS: dict[str, Callable[..., Any]] = {
     "adaptiveavgpool2d": _convert_pool_to_one,
     "adaptive_avg_pool2d": _convert_pool_to_one,
     "expand": _convert_expand,
-    "flatten": lambda b, m, where, x, *a, **k: b.emit("flatten", [x], where),
+    "flatten": _convert_flatten,
     "maxpool2d": _convert_max_pool,
     "max_pool2d": _convert_max_pool,
     "interpolate": _convert_interpolate,
@@ -438,6 +472,7 @@ def _fold(graph: Graph) -> Graph:
             and before is not None
             and before.operator == "conv"
             and uses[node.inputs[0]] == 1
+            and node.inputs[0] != graph.output
         ):
             gain, shift = values.pop(node.weight).flatten(), values.pop(node.bias)
             bias = values[before.bias] if before.bias else torch.zeros_like(shift)

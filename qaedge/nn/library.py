@@ -30,7 +30,7 @@ from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, Teach
 from qaedge.files import only_one, write_atomic
 from qaedge.nn.blocks import build_block
 from qaedge.nn.data import open_split
-from qaedge.nn.distill import STARTED, Sample, Trained, quantized_loss, score, train_candidate
+from qaedge.nn.distill import Sample, Trained, quantized_loss, score, train_candidate
 from qaedge.nn.features import Features, compute_features, features_folder, to_tensor
 from qaedge.nn.graph import trace
 from qaedge.nn.inherit import OwnBlock
@@ -40,6 +40,9 @@ from qaedge.project import Workspace
 from qaedge.space import SearchSpace
 from qaedge.tables import LossRow, LossTable
 from qaedge.units import parse_bytes
+
+#: Images, at most, that the starting weights of a block's candidates are solved on.
+STARTED = 8
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -217,8 +220,8 @@ class _Bench:
             return
         module = self.teacher.block(block).module
         self.sample = Sample.of(self.features, block, module)
-        spread = self.sample.train[:: max(1, len(self.sample.train) // STARTED)][:STARTED]
-        self.own = OwnBlock(module, to_tensor(self.sample.inputs[list(spread)]))
+        solved = self.sample.spread(min(STARTED, len(self.sample.scored)))
+        self.own = OwnBlock(module, to_tensor(self.sample.inputs[solved]))
         self.current = block
 
     def finish(self, task: Task) -> list[LossRow]:
