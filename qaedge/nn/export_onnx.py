@@ -62,11 +62,17 @@ class _Writer:
     def __init__(self, network: Graph | QuantizedGraph, form: str, integer_ends: bool) -> None:
         self.quantized = network if isinstance(network, QuantizedGraph) else None
         self.graph = network.graph if isinstance(network, QuantizedGraph) else network
+        if self.quantized and self.quantized.scheme.activation_bits != 8:
+            raise UnsupportedOperator(
+                f"Activations of {self.quantized.scheme.activation_bits} bits have no ONNX form here.",
+                "Give the blocks of the space schemes with 8-bit activations, such as w8a8 or w7a8.",
+            )
         self.integer_ends = integer_ends
         self.activation_type, self.weight_type = FORMS[form]
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.weight_bytes = 0
+        # A node's name has no "/", so what is made from it clashes with no other node.
         self.real: dict[str, str] = {}  # tensor -> name of its float form
         self.stored: dict[str, str] = {}  # tensor -> name of its integer form
 
@@ -77,14 +83,13 @@ class _Writer:
         if given is not None:
             self._scale("input", given)
             if not self.integer_ends:
-                self._add("QuantizeLinear", ["input", "input_scale", "input_zero"], "input_q")
-            self.stored["input"] = "input" if self.integer_ends else "input_q"
+                self._add("QuantizeLinear", ["input", "input/scale", "input/zero"], "input/q")
+            self.stored["input"] = "input" if self.integer_ends else "input/q"
         else:
             self.real["input"] = "input"
         merged = self.quantized.layout.merged if self.quantized else set()
         for node in self.graph.nodes:
             self._node(node, node.name in merged)
-        output_node = self.graph.node(self.graph.output)
         ends_integer = self.integer_ends and self.graph.output in self.stored
         output = self.stored[self.graph.output] if ends_integer else self._real(self.graph.output)
         self._add("Identity", [output], "output")
@@ -94,7 +99,7 @@ class _Writer:
             [helper.make_tensor_value_info("input", integer if self.integer_ends else TensorProto.FLOAT, batch_shape)],
             [
                 helper.make_tensor_value_info(
-                    "output", integer if ends_integer else TensorProto.FLOAT, list(output_node.shape)
+                    "output", integer if ends_integer else TensorProto.FLOAT, list(self.graph.shape(self.graph.output))
                 )
             ],
             initializer=list(self.initializers.values()),
@@ -108,8 +113,8 @@ class _Writer:
         scale = self.quantized.scale_of(node.name) if self.quantized else None
         if node.operator in MOVES and scale is not None:
             # On integers: nothing is computed, so nothing need be widened to float and back.
-            self._emit(node, [self.stored[node.inputs[0]]], f"{node.name}_q")
-            self.stored[node.name] = f"{node.name}_q"
+            self._emit(node, [self.stored[node.inputs[0]]], f"{node.name}/q")
+            self.stored[node.name] = f"{node.name}/q"
             return
         if node.operator == "clamp" and scale is not None and _within(scale, node):
             self.real[node.name] = self._real(node.inputs[0])  # the integers' own range is the clamp
@@ -118,15 +123,15 @@ class _Writer:
             self.real[node.name] = node.name
         if scale is not None and not merged:
             self._scale(node.name, scale)
-            stored = f"{node.name}_q"
+            stored = f"{node.name}/q"
             self._add("QuantizeLinear", [self.real.pop(node.name), *self._scale_names(node.name)], stored)
             self.stored[node.name] = stored
 
     def _real(self, name: str) -> str:
         """Return the float form of a tensor, dequantizing it where it has none yet."""
         if name not in self.real:
-            self._add("DequantizeLinear", [self.stored[name], *self._scale_names(name)], f"{name}_dq")
-            self.real[name] = f"{name}_dq"
+            self._add("DequantizeLinear", [self.stored[name], *self._scale_names(name)], f"{name}/dq")
+            self.real[name] = f"{name}/dq"
         return self.real[name]
 
     def _emit(self, node: Node, inputs: list[str], output: str) -> None:
@@ -150,13 +155,13 @@ class _Writer:
 
     def _scale(self, name: str, scale: Scale) -> None:
         shift = 128 if self.activation_type is np.int8 else 0
-        self._constant(f"{name}_scale", np.array(scale.scale, np.float32))
-        self._constant(f"{name}_zero", np.array(scale.zero_point - shift, self.activation_type))
+        self._constant(f"{name}/scale", np.array(scale.scale, np.float32))
+        self._constant(f"{name}/zero", np.array(scale.zero_point - shift, self.activation_type))
 
     def _scale_names(self, name: str) -> list[str]:
         assert self.quantized is not None
         owner = self.quantized.layout.owner[name]
-        return [f"{owner}_scale", f"{owner}_zero"]
+        return [f"{owner}/scale", f"{owner}/zero"]
 
     def parameters(self, node: Node) -> list[str]:
         """Return the names of a node's weight and bias, as float initializers or dequantized integers."""
@@ -178,11 +183,11 @@ class _Writer:
         return names
 
     def _dequantized(self, name: str, stored: np.ndarray[Any, Any], scales: Any, zero: Any) -> str:
-        self._constant(f"{name}_q", stored, weight=True)
-        self._constant(f"{name}_scale", scales.astype(np.float32), weight=True)
-        self._constant(f"{name}_zero", zero, weight=True)
-        self._add("DequantizeLinear", [f"{name}_q", f"{name}_scale", f"{name}_zero"], f"{name}_dq", axis=0)
-        return f"{name}_dq"
+        self._constant(f"{name}/q", stored, weight=True)
+        self._constant(f"{name}/scale", scales.astype(np.float32), weight=True)
+        self._constant(f"{name}/zero", zero, weight=True)
+        self._add("DequantizeLinear", [f"{name}/q", f"{name}/scale", f"{name}/zero"], f"{name}/dq", axis=0)
+        return f"{name}/dq"
 
 
 def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
@@ -232,12 +237,12 @@ def _clamp(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
     if low == 0 and high == float("inf"):
         w._add("Relu", inputs, output)
         return
-    bounds = [w._constant(f"clamp_{v:g}", np.array(v, np.float32)) for v in (low, high)]
+    bounds = [w._constant(f"clamp/{v!r}", np.array(v, np.float32)) for v in (low, high)]
     w._add("Clip", [*inputs, *bounds], output)
 
 
 def _expand(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
-    shape = w._constant(f"{node.name}_shape", np.array(node.shape, np.int64))
+    shape = w._constant(f"{node.name}/shape", np.array(node.shape, np.int64))
     w._add("Expand", [*inputs, shape], output)
 
 
@@ -248,15 +253,14 @@ def _resize(w: _Writer, node: Node, inputs: list[str], output: str) -> None:
     take no room in it. Four times as fast as the operator Resize of ONNX Runtime 1.32 on x86 for
     the last step of a segmentation network (docs/decisions/0004).
     """
-    source = node.inputs[0]
-    given = w.graph.input_shape if source == "input" else w.graph.node(source).shape[1:]
+    given = w.graph.shape(node.inputs[0])[1:]
     height, width = node.attributes["size"]
     mode = "align_corners" if node.attributes["align_corners"] else "half_pixel"
     for axis, (old, new) in (("columns", (given[2], width)), ("rows", (given[1], height))):
         shape = (1, 1, new, old) if axis == "rows" else (1, 1, old, new)
-        unit = w._constant(f"{node.name}_{axis}_unit", np.eye(old, dtype=np.float32)[None, None])
-        sizes = w._constant(f"{node.name}_{axis}_sizes", np.array(shape, np.int64))
-        matrix, product = f"{node.name}_{axis}", output if axis == "rows" else f"{node.name}_by_columns"
+        unit = w._constant(f"{node.name}/{axis}_unit", np.eye(old, dtype=np.float32)[None, None])
+        sizes = w._constant(f"{node.name}/{axis}_sizes", np.array(shape, np.int64))
+        matrix, product = f"{node.name}/{axis}", output if axis == "rows" else f"{node.name}/by_columns"
         w._add("Resize", [unit, "", "", sizes], matrix, mode="linear", coordinate_transformation_mode=mode)
         w._add("MatMul", [matrix, *inputs] if axis == "rows" else [*inputs, matrix], product)
         inputs = [product]

@@ -126,9 +126,9 @@ class Graph(nn.Module):
                 counts[name] += 1
         return counts
 
-    def node(self, name: str) -> Node:
-        """Return the node that writes a tensor."""
-        return next(n for n in self.nodes if n.name == name)
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return a tensor's shape, (1, channels, height, width) where it has four axes."""
+        return (1, *self.input_shape) if name == "input" else next(n.shape for n in self.nodes if n.name == name)
 
     @property
     def macs(self) -> int:

@@ -9,6 +9,7 @@ their input, and what follows the last weights (the resize to the input's size) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from qaedge.nn.graph import Graph, Node
 MOVES = ("expand", "flatten", "max_pool")
 #: Operators that stay float when they come last.
 TAIL = ("resize",)
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Scale:
         """Return the scale that covers a range; it is widened to hold zero, which must be exact."""
         levels = 2**bits - 1
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = (high - low) / levels or 1.0
+        scale = (high - low) / levels
+        if scale < _LEAST:  # nothing but zeros, or numbers that a float32 hardly holds
+            scale = 1.0
         # Runtimes keep scales as float32; so do we, or rounding would differ in rare cases.
         scale = float(torch.tensor(scale, dtype=torch.float32))
         return Scale(scale, max(0, min(levels, round(-low / scale))), levels)
@@ -215,6 +219,8 @@ def calibrate(
     def observe(name: str, x: Tensor) -> Tensor:
         if name in owners:
             low, high = (float(v) for v in torch.aminmax(x))
+            if not (math.isfinite(low) and math.isfinite(high)):  # min and max would forget a NaN
+                raise TeacherError(f"The activations of {name!r} are not finite; they cannot be quantized.")
             lows[name] = min(lows.get(name, low), low)
             highs[name] = max(highs.get(name, high), high)
         return x
@@ -224,8 +230,5 @@ def calibrate(
             graph.run(batch, observe)
     if not lows:
         raise TeacherError("Calibration saw no images.", "Give at least one calibration image.")
-    for name in lows:
-        if not (abs(lows[name]) < float("inf") and abs(highs[name]) < float("inf")):
-            raise TeacherError(f"The activations of {name!r} are not finite; they cannot be quantized.")
     scales = {name: Scale.of_range(lows[name], highs[name], scheme.activation_bits) for name in lows}
     return QuantizedGraph(graph, scheme, scales, weight_bits)
