@@ -44,7 +44,7 @@ def run(
 ) -> None:
     """Write a student as an INT8 ONNX file with the very scales it was scored with.
 
-    The file is run on calibration images and must give each pixel the class that torch gives it.
+    The file is run on validation images and must give each pixel the class that torch gives it.
     The manifest beside it (FILE.json) says how to feed it and where its numbers come from.
     """
     need_nn()

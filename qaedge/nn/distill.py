@@ -140,6 +140,7 @@ def train_candidate(
     """
     block, origin = start_block(spec, own, config.seed)
     start = {name: value.clone() for name, value in block.state_dict().items()}
+    _check_shape(block, sample)
     before = score(block, sample)
     block.to(device).train(origin == "fresh")
     rate = config.learning_rate * (FRESH_RATE if origin == "fresh" else 1)
@@ -173,6 +174,17 @@ def quantized_loss(graph: Graph, scheme: QuantScheme, sample: Sample, images: in
     return score(calibrate(graph, batches, scheme).freeze(), sample)
 
 
+def _check_shape(block: nn.Module, sample: Sample) -> None:
+    with torch.no_grad():
+        found = tuple(block(to_tensor(sample.inputs[:1])).shape[1:])
+    wanted = tuple(sample.outputs.shape[1:])
+    if found != wanted:
+        raise TeacherError(
+            f"A candidate of {sample.block} puts out {found}, the teacher {wanted}.",
+            "Check strides and widths of the block in the space file.",
+        )
+
+
 def _train(block: nn.Module, sample: Sample, config: DistillConfig, rate: float, device: torch.device) -> float:
     """Train in place; return the seconds inside forward, backward and step."""
     random = np.random.default_rng(config.seed)
@@ -184,14 +196,7 @@ def _train(block: nn.Module, sample: Sample, config: DistillConfig, rate: float,
         given, wanted, margin = sample.batch(random, config.batch)
         given, wanted = given.to(device), wanted.to(device)
         begun = time.perf_counter()
-        out = block(given)
-        if out.shape != wanted.shape:
-            raise TeacherError(
-                f"A candidate of {sample.block} puts out {tuple(out.shape[1:])}, "
-                f"the teacher {tuple(wanted.shape[1:])}.",
-                "Check strides and widths of the block in the space file.",
-            )
-        loss = block_loss(out, wanted, variance, margin)
+        loss = block_loss(block(given), wanted, variance, margin)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()

@@ -7,6 +7,7 @@ kept, evenly spread over the split, and the number is said.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qaedge.errors import DiskFull
+from qaedge.errors import DiskFull, InvalidFile, TeacherError
 from qaedge.files import decode_json, disk_errors, write_json
 from qaedge.nn.data import Split
 from qaedge.nn.teacher import Teacher, record
@@ -41,9 +42,14 @@ class Features:
     """Inputs and outputs of every block, for some images of the training split."""
 
     def __init__(self, folder: Path) -> None:
-        """Open a finished cache; raise MissingFile where there is none."""
+        """Open a finished cache; raise MissingFile where there is none, InvalidFile where a part is gone."""
         self.folder = folder
         self.index = decode_json(folder / "index.json", _Index)
+        for name, shape in self.index.shapes.items():
+            wanted, path = _VALUE_BYTES * len(self) * int(np.prod(shape)), folder / f"{name}.f16"
+            found = path.stat().st_size if path.exists() else 0
+            if found != wanted:
+                raise InvalidFile(path, "", f"{wanted} bytes", str(found), f"Delete {folder}; it is computed anew.")
 
     def __len__(self) -> int:
         """How many images."""
@@ -78,6 +84,7 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
 
     Raises:
         DiskFull: less free space than the cache needs.
+        TeacherError: a value beyond what half precision holds.
     """
     if (folder / "index.json").exists():
         return
@@ -85,7 +92,8 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
     per_image = _VALUE_BYTES * sum(int(np.prod(shape)) for shape in shapes.values())
     count = min(len(split), max(BATCH, bound_bytes // per_image))
     chosen = tuple(int(i) for i in np.unique(np.linspace(0, len(split) - 1, count).astype(int)))
-    folder.mkdir(parents=True, exist_ok=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free
     if per_image * len(chosen) > free:
         raise DiskFull(
@@ -96,14 +104,16 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
     if len(chosen) < len(split):
         warning = f"distill.cache holds the features of {len(chosen)} of {len(split)} images; those are used."
     with disk_errors(folder):
-        files = {
-            name: np.memmap(folder / f"{name}.f16", np.float16, "w+", shape=(len(chosen), *shape))
-            for name, shape in shapes.items()
-        }
+        files = {name: _reserved(folder / f"{name}.f16", (len(chosen), *shape)) for name, shape in shapes.items()}
         for start in range(0, len(chosen), BATCH):
             images = np.stack([split.image(i) for i in chosen[start : start + BATCH]])
             for name, (given, out) in record(teacher, split.preprocess(images), inputs).items():
                 for tensor, value in ((inputs[name], given), (outputs[name], out)):
+                    if not bool(value.half().isfinite().all()):
+                        raise TeacherError(
+                            f"What goes through the block {name!r} is not finite, or beyond half precision (65504).",
+                            "Check the teacher's weights, and data.mean and data.std in the project file.",
+                        )
                     files[tensor][start : start + len(images)] = value.half().cpu().numpy()
             yield Step(min(start + BATCH, len(chosen)), len(chosen), "teacher features", warning=warning)
             warning = ""
@@ -112,14 +122,21 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
     write_json(folder / "index.json", _Index(chosen, inputs, outputs, shapes))
 
 
+def _reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:
+    """Map a file whose space is taken already: a disk that fills later would end the process without a word."""
+    with path.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, _VALUE_BYTES * int(np.prod(shape)))
+    return np.memmap(path, np.float16, "r+", shape=shape)
+
+
 def _tensors(teacher: Teacher) -> tuple[dict[str, tuple[int, int, int]], dict[str, str], dict[str, str]]:
     """Name the tensors to keep; a block's input that is its neighbor's output is kept once.
 
     Two neighbors share a tensor where the recorded output of one is the recorded input of the
     other; a probe image tells.
     """
-    torch.manual_seed(0)
-    probe = record(teacher, torch.randn(1, *teacher.input_shape), [b.name for b in teacher.blocks])
+    images = torch.randn(1, *teacher.input_shape, generator=torch.Generator().manual_seed(0))
+    probe = record(teacher, images, [b.name for b in teacher.blocks])
     shapes: dict[str, tuple[int, int, int]] = {}
     inputs: dict[str, str] = {}
     outputs: dict[str, str] = {}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import io
 import math
+import pickle
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -15,12 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qaedge.errors import InvalidFile, TeacherError
-from qaedge.files import disk_errors
+from qaedge.files import write_atomic
 from qaedge.nn.data import VOID, Split
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
 
 WEIGHT_DECAY = 1e-4
+
+
+def checkpoint_path(folder: Path, config: FinetuneConfig, start: bytes) -> Path:
+    """Return where a fine-tuning's checkpoint lies; other settings or other starting weights have another."""
+    key = hashlib.sha256(msgspec.json.encode(config) + hashlib.sha256(start).digest()).hexdigest()[:12]
+    return folder / f"finetune-{key}.pt"
 
 
 def finetune(
@@ -45,7 +55,7 @@ def finetune(
         checkpoint: where the state between epochs lies.
 
     Raises:
-        TeacherError: the loss became NaN or infinite.
+        TeacherError: the loss became NaN or infinite, or batches are too small or too large.
         InvalidFile: a checkpoint that cannot be read.
         DataError: an image or label that cannot be used.
     """
@@ -75,8 +85,16 @@ def finetune(
                 for group in optimizer.param_groups:
                     group["lr"] = _rate(config.learning_rate, done, total)
                 images = images.contiguous(memory_format=torch.channels_last)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
-                    loss = _loss(student, guide, images, labels, config.guidance)
+                try:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                        loss = _loss(student, guide, images, labels, config.guidance)
+                except (RuntimeError, ValueError) as error:
+                    # Batch norm of an image's mean needs two images; crops can be too small; memory can end.
+                    raise TeacherError(
+                        f"A batch of {len(images)} crops of {tuple(images.shape[2:])} cannot be trained on: "
+                        f"{(str(error).splitlines() or [type(error).__name__])[0]}",
+                        "Change finetune.batch (at least 2) or finetune.crop in the project file.",
+                    ) from error
                 if not math.isfinite(float(loss.detach())):
                     raise TeacherError(
                         f"Fine-tuning diverged in epoch {epoch + 1}: the loss is {float(loss.detach())}.",
@@ -142,11 +160,9 @@ def _batch(
 
 
 def _save(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with disk_errors(path):
-        torch.save({"student": student.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs}, part)
-        part.replace(path)
+    data = io.BytesIO()  # torch's own words about a full disk name neither file nor reason
+    torch.save({"student": student.state_dict(), "optimizer": optimizer.state_dict(), "epochs": epochs}, data)
+    write_atomic(path, data.getvalue())
 
 
 def _load(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -158,7 +174,6 @@ def _load(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer) -> i
         student.load_state_dict(state["student"])
         optimizer.load_state_dict(state["optimizer"])
         return int(state["epochs"])
-    except (RuntimeError, KeyError, ValueError, EOFError, OSError) as error:
-        raise InvalidFile(
-            path, "", "a checkpoint of this network", str(error).splitlines()[0], "Delete it to start over."
-        ) from error
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, OSError, pickle.UnpicklingError) as error:
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidFile(path, "", "a checkpoint of this network", why, "Delete it to start over.") from error

@@ -237,7 +237,7 @@ def _residuals(spec: BlockSpec) -> int:
 
 def _ways(own: int, wanted: int) -> Iterator[tuple[int, ...]]:
     """The layers of the teacher that may stand behind a candidate's: first and last are kept."""
-    if own == 0:
+    if own == 0 or wanted == 0:
         return
     if wanted >= own:
         yield tuple(range(own))

@@ -140,8 +140,13 @@ def _run(
     failed: list[str] = []
     done = finished = 0
     try:
-        for worker in workers:
-            worker.start()
+        # What workers inherit: Ctrl-C is the parent's to answer, also while they still import torch.
+        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for worker in workers:
+                worker.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         while finished < len(tasks):
             try:
                 task, rows, error = results.get(timeout=1.0)
@@ -149,7 +154,7 @@ def _run(
                 _check_alive(workers)
                 continue
             finished += 1
-            if isinstance(error, DiskFull):
+            if isinstance(error, DiskFull) or (error is not None and task is None):
                 raise error
             if error is not None:
                 failed.append(f"{task.block} {task.spec}")
@@ -159,11 +164,12 @@ def _run(
                 done += 1
                 yield Step(done, total, f"{row.block} {row.spec} {row.scheme}", row)
     finally:
-        for worker in workers:
+        waiting.cancel_join_thread()  # nobody reads the rest; this process must not wait until somebody does
+        started = [worker for worker in workers if worker.pid is not None]
+        for worker in started:
             worker.kill()
-        for worker in workers:
-            if worker.pid is not None:
-                worker.join()
+        for worker in started:
+            worker.join()
     if failed:
         raise TeacherError(
             f"{len(failed)} candidates could not be distilled: {', '.join(failed[:3])}{' ...' if failed[3:] else ''}.",
@@ -183,19 +189,22 @@ def _check_alive(workers: list[BaseProcess]) -> None:
 
 def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, results: Any, parent: int) -> None:
     """A worker process: until the queue says None."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    teacher = load_teacher(workspace)
-    bench = _Bench(workspace, space, teacher, Features(folder), device)
+    try:
+        bench = _Bench(workspace, space, load_teacher(workspace), Features(folder), device)
+    except QaedgeError as error:
+        results.put((None, [], error))
+        return
     while (task := waiting.get()) is not None:
         try:
             results.put((task, bench.finish(task), None))
         except QaedgeError as error:
             results.put((task, [], error))
         except (RuntimeError, MemoryError) as error:  # torch says so when memory ends or shapes clash
-            results.put((task, [], TeacherError(f"{task.spec} in {task.block}: {str(error).splitlines()[0]}")))
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            results.put((task, [], TeacherError(f"{task.spec} in {task.block}: {why}")))
 
 
 def _end_with(parent: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from qaedge.nn.assemble import assemble
 from qaedge.nn.candidates import Choose
 from qaedge.nn.data import Split, open_split
 from qaedge.nn.export_onnx import write_onnx
-from qaedge.nn.finetune import finetune
+from qaedge.nn.finetune import checkpoint_path, finetune
 from qaedge.nn.graph import Graph, trace
 from qaedge.nn.metrics import Confusion, evaluate
 from qaedge.nn.onnx_session import OnnxSession
@@ -30,8 +29,10 @@ from qaedge.nn.paths import top_modules
 from qaedge.nn.quantize import QuantizedGraph, calibrate
 from qaedge.nn.teacher import Teacher
 from qaedge.progress import Step
-from qaedge.project import FinetuneConfig, Workspace
+from qaedge.project import Workspace
 from qaedge.space import SearchSpace
+
+REPORT = "student.json"
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -105,15 +106,19 @@ def build_student(
     if epochs is not None:
         config = msgspec.structs.replace(config, epochs=epochs)
     train, val = open_splits(workspace)
+    train.check()
     val.check()
     student = assemble(workspace, teacher, space, architecture)
-    architecture.save(folder / "architecture.json")
+    _make_room(folder, architecture)
     quantizer = Quantizer(workspace, teacher, space, architecture, train, choose)
     before, artifact = yield from _score(student, quantizer, val, folder / "before.onnx", "before")
-    write_atomic(folder / "before.safetensors", safetensors.torch.save(dict(student.state_dict())))
-    kept, after = "before", None
+    start = safetensors.torch.save(dict(student.state_dict()))
+    write_atomic(folder / "before.safetensors", start)
+    kept, after, checkpoint = "before", None, None
     if config.epochs:
-        yield from finetune(student, teacher.module, train, config, _checkpoint(folder, config))
+        checkpoint = checkpoint_path(folder, config, start)
+        yield from finetune(student, teacher.module, train, config, checkpoint)
+        (folder / REPORT).unlink(missing_ok=True)  # it would tell of weights that are about to change
         after, tuned = yield from _score(student, quantizer, val, folder / "after.onnx", "after")
         write_atomic(folder / "after.safetensors", safetensors.torch.save(dict(student.state_dict())))
         if after.miou > before.miou:
@@ -133,13 +138,23 @@ def build_student(
         calibration_images=quantizer.images,
         seconds=time.perf_counter() - started,
     )
-    write_json(folder / "student.json", report)
+    write_json(folder / REPORT, report)
+    for path in set(folder.glob("finetune-*.pt")) - {checkpoint}:
+        path.unlink(missing_ok=True)  # of other settings, or of another architecture that had this name
     yield Step(1, 1, f"{name}: mIoU {report.miou:.4f}", report)
+
+
+def _make_room(folder: Path, architecture: Architecture) -> None:
+    """Write down what is built here; what another architecture of the same name left counts no more."""
+    path = folder / "architecture.json"
+    if path.exists() and decode_json(path, Architecture) != architecture:
+        (folder / REPORT).unlink(missing_ok=True)
+    architecture.save(path)
 
 
 def load_report(folder: Path) -> StudentReport:
     """Read what a build found; raise MissingFile where nothing was built."""
-    return decode_json(folder / "student.json", StudentReport, hint="Make it with: qaedge build")
+    return decode_json(folder / REPORT, StudentReport, hint="Make it with: qaedge build")
 
 
 def load_student(
@@ -247,9 +262,3 @@ def _score(
                 found.append(step.result.miou)
             yield Step(step.done, step.total, what)
     return Scores(*found), artifact
-
-
-def _checkpoint(folder: Path, config: FinetuneConfig) -> Path:
-    """A checkpoint carries its settings in its name: others start over."""
-    key = hashlib.sha256(msgspec.json.encode(config)).hexdigest()[:12]
-    return folder / f"finetune-{key}.pt"

@@ -10,7 +10,7 @@ import safetensors.torch
 
 from qaedge.files import write_atomic
 from qaedge.nn.data import Split
-from qaedge.nn.finetune import finetune
+from qaedge.nn.finetune import checkpoint_path, finetune
 from qaedge.nn.metrics import Confusion, evaluate
 from qaedge.nn.teacher import Teacher
 from qaedge.progress import Step
@@ -39,9 +39,10 @@ def train_teacher(teacher: Teacher, train: Split, val: Split, config: FinetuneCo
         config: epochs, batch, learning rate, crop; `guidance` plays no part.
         output: a safetensors file.
     """
+    train.check()
     val.check()
     before = yield from _miou(teacher, val, "before training")
-    checkpoint = output.with_suffix(".checkpoint")
+    checkpoint = checkpoint_path(output.parent, config, teacher.digest.encode())
     yield from finetune(teacher.module, None, train, config, checkpoint)
     after = yield from _miou(teacher, val, "after training")
     write_atomic(output, safetensors.torch.save(dict(teacher.module.state_dict())))
