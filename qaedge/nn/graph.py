@@ -151,8 +151,10 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Graph:
     """
     modes = {part: part.training for part in module.modules()}
     module.eval()
+    # A bare layer, such as one convolution, is a part of a network like any other.
+    root = nn.Sequential(module) if fx.Tracer().is_leaf_module(module, "") else module
     try:
-        traced = fx.symbolic_trace(module)
+        traced = fx.symbolic_trace(root)
     except Exception as error:  # fx raises whatever the user's forward raised
         raise UnsupportedOperator(
             f"{type(module).__name__} cannot be traced: {error}",
@@ -208,12 +210,14 @@ class _Builder(fx.Interpreter):
                 )
             self.output_name = result[0]
             return result[1]
+        if not args and "input" in kwargs:  # torch's own name for the first argument
+            args, kwargs = (kwargs["input"],), {k: v for k, v in kwargs.items() if k != "input"}
         key, where = self._key(n)
         if not any(_is_named(a) for a in _flat((*args, *kwargs.values()))):
             return getattr(self, n.op)(n.target, args, kwargs)
         if key in ("shape", "size"):
             return _size(args, kwargs, key)
-        if key in _SKIPPED and args:
+        if key in _SKIPPED:
             return args[0]
         convert = _CONVERTERS.get(key)
         if convert is None:
@@ -412,9 +416,14 @@ def _convert_flatten(b: _Builder, m: Any, where: str, x: Any, start_dim: int = 0
     return b.emit("flatten", [x], where)
 
 
+def _convert_cat(b: _Builder, m: Any, where: str, tensors: Any, dim: int = 0) -> Any:
+    assert dim in (1, 1 - tensors[0][1].ndim), f"axis {dim}"
+    return b.emit("cat", list(tensors), where)
+
+
 def _convert_binary(kind: str) -> Callable[..., Any]:
-    def convert(b: _Builder, m: Any, where: str, x: Any, y: Any) -> Any:
-        return b.emit(kind, [x, y], where)
+    def convert(b: _Builder, m: Any, where: str, x: Any, other: Any) -> Any:
+        return b.emit(kind, [x, other], where)
 
     return convert
 
@@ -441,7 +450,7 @@ _CONVERTERS: dict[str, Callable[..., Any]] = {
     "add": _convert_binary("add"),
     "iadd": _convert_binary("add"),
     "mul": _convert_binary("mul"),
-    "cat": lambda b, m, where, xs, dim=0: b.emit("cat", list(xs), where) if dim == 1 else _refuse(f"axis {dim}"),
+    "cat": _convert_cat,
     "mean": _convert_mean,
     "adaptiveavgpool2d": _convert_pool_to_one,
     "adaptive_avg_pool2d": _convert_pool_to_one,
@@ -452,10 +461,6 @@ _CONVERTERS: dict[str, Callable[..., Any]] = {
     "interpolate": _convert_interpolate,
     "upsample": _convert_interpolate,
 }
-
-
-def _refuse(what: str) -> Any:
-    raise AssertionError(what)
 
 
 def _fold(graph: Graph) -> Graph:
