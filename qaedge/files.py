@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import fcntl
 import os
@@ -23,6 +24,16 @@ _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<key>.*)`)?$", re.DOTALL)
 _EXPECTED = re.compile(r"^Expected (?P<expected>.*?)(?:, got (?P<found>.*?))?$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<key>.*)`$")
 _ABSENT = re.compile(r"^Object missing required field `(?P<key>.*)`$")
+#: The decoder's word for a type -> what people call it.
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
 
 
 @contextmanager
@@ -38,7 +49,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             ) from error
         raise CannotWrite(
             f"Cannot write {path}: {error.strerror or error}.",
-            "Make that place writable, or name another folder as `results` in the project file.",
+            "Make that place writable, or name another, as `results` in the project file or by the flag for it.",
         ) from error
 
 
@@ -52,35 +63,48 @@ def read_bytes(path: Path, hint: str = "") -> bytes:
         raise MissingFile(f"Cannot read {path}: {error.strerror}.", hint) from error
 
 
-def _invalid(path: Path, error: msgspec.DecodeError, kind: type) -> InvalidFile:
+def _invalid(path: Path, error: msgspec.DecodeError, kind: type, hint: str = "") -> InvalidFile:
     if not isinstance(error, msgspec.ValidationError):  # not even TOML or JSON
-        return InvalidFile(path, "", "a valid file", f"a mistake: {error}".rstrip("."))
+        return InvalidFile(path, "", "a valid file", f"a mistake: {error}".rstrip("."), hint)
     match = _AT.match(str(error))
     what, key = (match.group("what"), match.group("key") or "") if match else (str(error), "")
     if unknown := _UNKNOWN.match(what):
         name = unknown.group("key")
-        return InvalidFile(path, f"{key}.{name}".lstrip("."), f"a known key{_known(kind, key)}", f"{name!r}")
+        known = _known(kind, key)
+        close = difflib.get_close_matches(name, known, 1)
+        listed = f" ({', '.join(known)})" if known else ""
+        advice = f"Did you mean {close[0]!r}?" if close else "Correct its name, or take it out."
+        return InvalidFile(path, f"{key}.{name}".lstrip("."), f"a known key{listed}", f"{name!r}", advice)
     if absent := _ABSENT.match(what):
         name = absent.group("key")
         return InvalidFile(path, f"{key}.{name}".lstrip("."), "a value", "nothing")
     if expected := _EXPECTED.match(what):
-        wanted, got = (text and text.replace("`", "") for text in expected.group("expected", "found"))
-        return InvalidFile(path, key, wanted, got or "something else")
-    return InvalidFile(path, key, "a valid file", what[:1].lower() + what[1:])
+        wanted, got = (_in_words(text) for text in expected.group("expected", "found"))
+        return InvalidFile(path, key, wanted, got or "something else", hint)
+    return InvalidFile(path, key, "a valid file", what[:1].lower() + what[1:], hint)
 
 
-def _known(kind: type, key: str) -> str:
+def _in_words(text: str | None) -> str:
+    """Say "a whole number or text" for "`int | str`"; leave other quoted words as they are."""
+
+    def say(match: re.Match[str]) -> str:
+        return " or ".join(_WORDS.get(word, word) for word in match.group(1).split(" | "))
+
+    return re.sub(r"`([^`]*)`", say, text or "")
+
+
+def _known(kind: type, key: str) -> list[str]:
     """List the keys known at `key` inside struct `kind`, as far as plain nesting tells."""
     for part in (p for p in re.split(r"[.\[\]]+", key) if p and not p.isdigit()):  # the list's elements, not the list
         info = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}.get(part)
         arguments = getattr(info, "__args__", ())
         nested = [t for t in (info, *arguments) if isinstance(t, type) and issubclass(t, msgspec.Struct)]
         if not nested:
-            return ""
+            return []
         kind = nested[0]
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
-        return ""
-    return f" ({', '.join(f.encode_name for f in msgspec.structs.fields(kind))})"
+        return []
+    return [f.encode_name for f in msgspec.structs.fields(kind)]
 
 
 def decode_toml(path: Path, kind: type[T], hint: str = "") -> T:
@@ -103,7 +127,7 @@ def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
     try:
         return msgspec.json.decode(read_bytes(path, hint), type=kind)
     except msgspec.DecodeError as error:
-        raise _invalid(path, error, kind) from error
+        raise _invalid(path, error, kind, hint) from error
     except UnicodeDecodeError as error:
         raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
 

@@ -72,7 +72,7 @@ def parse_limit(text: str, teacher_value: float, kind: str) -> float:
     except UsageError as error:
         raise UsageError(
             f"The limit on {kind_of(kind)} is {text!r}, which is not a quantity of it.",
-            f"Write it like {example}, or as a share of the teacher's own like 75%.\n{error.hint}",
+            f"{error.hint}\nOr write a share of the teacher's own: 75%.",
         ) from error
     if value <= 0:
         raise UsageError(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from qaedge.errors import InvalidFile, QaedgeError, UsageError
+from qaedge.errors import InvalidFile, QaedgeError
 from qaedge.files import decode_toml
 from qaedge.units import parse_bytes, parse_percent, parse_seconds
 
@@ -128,14 +128,14 @@ class Workspace:
         """Resolve a path of the project file: `$NAME` and `~` expanded, relative to the file's folder."""
         expanded = os.path.expandvars(text)
         if "$" in expanded:
-            raise UsageError(
+            raise QaedgeError(
                 f"The path {text!r} names an environment variable that is not set.",
                 "Set it, or write the path out in the project file.",
             )
         try:
             return self.root / Path(expanded).expanduser()
         except RuntimeError as error:
-            raise UsageError(
+            raise QaedgeError(
                 f"The path {text!r} names a home folder that is not known.", "Write the path out in the project file."
             ) from error
 

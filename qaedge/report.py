@@ -78,7 +78,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     from rich.table import Table
 
     console = _console(sys.stdout)
-    drawn = Table(box=box.SIMPLE_HEAD, title=plain(title) or None, title_justify="left", pad_edge=False)
+    if title:  # not the table's own, which would be folded at the table's width
+        line(plain(title))
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         drawn.add_column(
             column.removeprefix(">"),

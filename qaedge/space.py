@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from qaedge.candidate import BlockSpec, Candidate, LayerSpec, QuantScheme
-from qaedge.errors import InvalidFile, UsageError
+from qaedge.errors import InvalidFile, QaedgeError, UsageError
 from qaedge.files import decode_json, decode_toml, write_json
 
 Shape = tuple[int, int, int]
@@ -78,14 +78,21 @@ class SpaceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             teacher: digest of the whole teacher.
 
         Raises:
-            UsageError: a block of the space that the teacher does not have, or the reverse.
+            QaedgeError: a block of the space that the teacher does not have, or the reverse.
         """
         named = [axes.name for axes in self.block]
         if set(named) != set(shapes):
-            raise UsageError(
-                f"The space {self.name!r} describes the blocks {', '.join(named)}; "
-                f"the project cuts the teacher into {', '.join(shapes)}.",
-                "Give both files the same block names.",
+            only = [
+                f"only in {where}: {', '.join(names)}"
+                for where, names in (
+                    ("the space file", [name for name in named if name not in shapes]),
+                    ("teacher.blocks of the project file", [name for name in shapes if name not in named]),
+                )
+                if names
+            ]
+            raise QaedgeError(
+                f"The space {self.name!r} and the teacher do not have the same blocks: {'; '.join(only)}.",
+                "Give the blocks the same names in both files.",
             )
         blocks = []
         for name, (given, wanted) in shapes.items():

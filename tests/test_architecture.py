@@ -69,7 +69,7 @@ def test_another_teachers_architecture_is_refused(saved):
         ("scheme", "w4a8", r"choices\[0\]\.spec: expected a candidate of stage0, found .* \(w4a8\)"),
         ("block", "stage2", r"choices\[0\]\.block: expected 'stage0', found 'stage2'"),
         ("index", 99, r"choices\[0\]\.index: expected [0-3], where .* stands, found 99"),
-        ("index", "1", r"choices\[0\]\.index: expected int, found str"),
+        ("index", "1", r"choices\[0\]\.index: expected a whole number, found text"),
         ("indx", 1, r"choices\[0\]\.indx: expected a known key \(block, spec, scheme, index\), found 'indx'"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_choice_that_the_space_does_not_have_is_refused(saved, key, value, mat
         ({"version": 2, "new_field": 1}, "version: expected 1 or older, found 2"),
         ({"choices": []}, "choices: expected 3 blocks, found 0"),
         ({"loss": -1.0}, r"loss: expected a number from 0, found -1\.0"),
-        ({"loss": None}, "loss: expected float, found null"),
+        ({"loss": None}, "loss: expected a number, found nothing"),
         ({"costs": {"size": {"value": -5.0, "error": 0.0}}}, r"costs\.size\.value: expected a number from 0"),
         ({"speed": 1}, "speed: expected a known key"),
     ],

@@ -27,10 +27,10 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True):
         ('name = "a"\n[[items]]\nsize = 1\nsise = 2', "items[0].sise", "a known key (size, text)", "'sise'"),
         ("pair = [1.0, 2.0]", "name", "a value", "nothing"),
         ('name = "a"\n[[items]]\n[[items]]\nsize = 1', "items[0].size", "a value", "nothing"),
-        ("name = 3", "name", "str", "int"),
-        ('name = "a"\n[[items]]\nsize = 1.5', "items[0].size", "int", "float"),
-        ('name = "a"\nitems = 3', "items", "array", "int"),
-        ('name = "a"\npair = [1.0]', "pair", "array of length 2", "1"),
+        ("name = 3", "name", "text", "a whole number"),
+        ('name = "a"\n[[items]]\nsize = 1.5', "items[0].size", "a whole number", "a number"),
+        ('name = "a"\nitems = 3', "items", "a list", "a whole number"),
+        ('name = "a"\npair = [1.0]', "pair", "a list of length 2", "1"),
     ],
 )
 def test_a_wrong_value_names_file_key_expected_and_found(tmp_path, text, key, expected, found):
@@ -39,6 +39,16 @@ def test_a_wrong_value_names_file_key_expected_and_found(tmp_path, text, key, ex
     with pytest.raises(InvalidFile) as caught:
         decode_toml(path, Outer)
     assert caught.value.message == f"{path}: {key}: expected {expected}, found {found}."
+
+
+def test_an_unknown_key_is_told_what_was_meant(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('name = "a"\nnmae = "b"')
+    with pytest.raises(InvalidFile, match=r"\nDid you mean 'name'\?"):
+        decode_toml(path, Outer)
+    path.write_text('name = "a"\nzzz = 1')
+    with pytest.raises(InvalidFile, match=r"\nCorrect its name, or take it out"):
+        decode_toml(path, Outer)
 
 
 @pytest.mark.parametrize("text", ['name = "a', "name", "= 3", '[a\nname="b"', 'name = "a"\nname = "b"'])
@@ -106,5 +116,5 @@ def test_a_full_disk_is_told_with_the_path(tmp_path):
 
 def test_a_place_that_is_no_folder_is_told(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
-    with pytest.raises(CannotWrite, match=r"Cannot write .*results/a\.json: .*\n.*name another folder"):
+    with pytest.raises(CannotWrite, match=r"Cannot write .*results/a\.json: .*\n.*name another"):
         write_json(tmp_path / "results" / "a.json", {})

@@ -33,9 +33,9 @@ def test_limits_are_quantities_or_shares_of_the_teacher():
 @pytest.mark.parametrize(
     ("text", "kind", "match"),
     [
-        ("25", "latency", "limit on latency is '25'.*\n.*like 25ms, or as a share.*75%"),
+        ("25", "latency", "limit on latency is '25'.*\n.*like 25ms; units: .*\n.*share.*75%"),
         ("25MiB", "latency", "limit on latency"),
-        ("25ms", "size", "limit on size is '25ms'.*\n.*like 1.2MiB"),
+        ("25ms", "size", "limit on size is '25ms'.*\n.*like 1.5MiB"),
         ("0ms", "latency", "nothing takes that little"),
         ("0%", "size", "nothing takes that little"),
         ("5", "energy", "'energy' cannot be limited.*\nKnown: latency, size"),

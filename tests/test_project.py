@@ -1,6 +1,6 @@
 import pytest
 
-from qaedge.errors import InvalidFile, MissingFile, UsageError
+from qaedge.errors import InvalidFile, MissingFile, QaedgeError
 from qaedge.project import Workspace
 
 TEXT = """
@@ -60,9 +60,9 @@ def test_the_project_in_the_current_folder_is_the_default(tmp_path, monkeypatch)
 def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
     work = Workspace.open(write(tmp_path))
     monkeypatch.delenv("WEIGHTS_FOLDER", raising=False)
-    with pytest.raises(UsageError, match="names an environment variable that is not set"):
+    with pytest.raises(QaedgeError, match="names an environment variable that is not set"):
         work.path("$WEIGHTS_FOLDER/a")
-    with pytest.raises(UsageError, match="names a home folder that is not known"):
+    with pytest.raises(QaedgeError, match="names a home folder that is not known"):
         work.path("~nobody-of-that-name/a")
     assert str(work.path("/data/a")) == "/data/a"
     monkeypatch.setenv("HOME", "/home/one")
@@ -99,16 +99,16 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
             "epochs = 3",
             "epoch = 3",
             "finetune.epoch",
-            "a known key (epochs, batch, learning_rate, crop, guidance, seed)",
+            "a known key (epochs, batch, learning_rate, crop, guidance, bfloat16, seed)",
             "'epoch'",
         ),
         ("height = 360", "", "data.height", "a value", "nothing"),
-        ("height = 360", 'height = "tall"', "data.height", "int", "str"),
+        ("height = 360", 'height = "tall"', "data.height", "a whole number", "text"),
         ("height = 360", "height = 0", "data.height", "a number from 1", "0"),
         ('layout = "camvid"', 'layout = "kitti"', "data.layout", "one of camvid, cityscapes, scenes", "'kitti'"),
         ('path = "data"', "", "data.path", "the folder of the camvid images", "nothing"),
         ("width = 480", "width = 480\nstd = [1.0, 0.0, 1.0]", "data.std", "numbers above 0", "[1.0, 0.0, 1.0]"),
-        ("width = 480", "width = 480\nmean = [1.0]", "data.mean", "array of length 3", "1"),
+        ("width = 480", "width = 480\nmean = [1.0]", "data.mean", "a list of length 3", "1"),
         ("qaedge.nn.deeplab:build", "deeplab", "teacher.function", "module:function", "'deeplab'"),
         (
             '{ stage1 = "backbone.features[0:2]", head = "classifier" }',

@@ -3,7 +3,7 @@ import pytest
 from synthetic import make_space
 
 from qaedge.candidate import BlockSpec
-from qaedge.errors import InvalidFile, MissingFile, UsageError
+from qaedge.errors import InvalidFile, MissingFile, QaedgeError, UsageError
 from qaedge.space import SearchSpace, SpaceFile
 
 TEXT = """
@@ -101,7 +101,7 @@ def test_an_unknown_block_is_told_with_the_known_ones():
         ),
         ("depths = [1, 2]", "depths = []", "block[0].depths", "at least one number", "none"),
         ("depths = [1, 2]", "depths = [0]", "block[0].depths", "numbers from 1", "0"),
-        ("depths = [1, 2]", 'depths = ["1"]', "block[0].depths[0]", "int", "str"),
+        ("depths = [1, 2]", 'depths = ["1"]', "block[0].depths[0]", "a whole number", "text"),
         ("kernels = [3, 5]", "kernels = [4]", "block[0].kernels", "odd numbers from 1", "4"),
         ('kind = "context"', 'kind = "aspp"', "block[1].kind", "one of inverted_residual, stem, context", "'aspp'"),
         ('["w8a8", "w7a8"]', '["int8"]', "block[0].schemes", "quantization schemes such as w8a8", "'int8'"),
@@ -127,7 +127,7 @@ def test_a_space_without_blocks_is_refused(tmp_path):
 
 def test_a_space_for_other_blocks_is_refused(tmp_path):
     space = SpaceFile.read(write(tmp_path, TEXT))
-    with pytest.raises(UsageError, match=r"'two' describes the blocks stage1, head; the project cuts .* into stage1"):
+    with pytest.raises(QaedgeError, match="do not have the same blocks: only in the space file: head"):
         space.resolve({"stage1": SHAPES["stage1"]}, OWN, "c" * 64)
 
 

@@ -30,7 +30,7 @@ def run(
         int | None,
         typer.Option("--epochs", min=0, help="Of fine-tuning.  [default: the project's]", show_default=False),
     ] = None,
-    device: options.Device = None,
+    device: options.ForDevice = None,
     project: options.Project = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -45,7 +45,7 @@ def run(
     from qaedge.nn.student import StudentReport, build_student
 
     if (architecture is None) == (not teacher):
-        raise UsageError("Name an architecture, or ask for --teacher.", "See: qaedge build --help")
+        raise UsageError("Name an architecture or ask for --teacher: one of the two.", "See: qaedge build --help")
     workspace = Workspace.open(project)
     loaded, space = resolve(workspace)
     if architecture is None:
@@ -64,11 +64,11 @@ def run(
     report.table(
         ("network", ">float mIoU", f">{found.form} mIoU", ">epochs"),
         [
-            (f"{named}, distilled", f"{found.before.float_miou:.4f}", f"{found.before.miou:.4f}", "0"),
+            (f"{named}, before fine-tuning", f"{found.before.float_miou:.4f}", f"{found.before.miou:.4f}", "0"),
             *(
                 [
                     (
-                        f"{named}, fine-tuned",
+                        f"{named}, after fine-tuning",
                         f"{found.after.float_miou:.4f}",
                         f"{found.after.miou:.4f}",
                         str(found.epochs),

@@ -47,7 +47,7 @@ def run(
 
     share = parse_percent(threshold)
     if share is None:
-        raise UsageError(f"The threshold is {threshold!r}.", "Write it as a share: 5%.")
+        raise UsageError(f"The threshold {threshold!r} is not a share.", "Write it like 5%.")
     described = device_of(device, project)
     # The names differ even where a file is compared with itself.
     pair = (

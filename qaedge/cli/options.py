@@ -17,6 +17,10 @@ Device = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", help="Where to measure.  [default: the project's]", show_default=False),
 ]
+ForDevice = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="For which device.  [default: the project's]", show_default=False),
+]
 Threads = Annotated[
     int | None,
     typer.Option(

@@ -32,6 +32,8 @@ _NN_PACKAGES = {
     "jaxtyping": "jaxtyping",
 }
 
+_NO_WEIGHTS = "Check teacher.weights in the project file, or make them: qaedge teacher train"
+
 
 class Inputs(msgspec.Struct, frozen=True):
     """What a resolved space was made from: digests of files, and the settings that shape it."""
@@ -49,7 +51,7 @@ class Inputs(msgspec.Struct, frozen=True):
         weights = project.teacher.weights
         return Inputs(
             space=_digest(read_bytes(workspace.space_file, hint="Write one with: qaedge init")),
-            weights=_digest(read_bytes(workspace.path(weights))) if weights else "",
+            weights=_digest(read_bytes(workspace.path(weights), _NO_WEIGHTS)) if weights else "",
             teacher=_digest(msgspec.json.encode(project.teacher, order="sorted")),
             height=project.data.height,
             width=project.data.width,

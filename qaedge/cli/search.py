@@ -47,7 +47,7 @@ def run(
     ] = False,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the chosen network.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the front as PNG.")] = None,
-    device: options.Device = None,
+    device: options.ForDevice = None,
     project: options.Project = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

@@ -216,8 +216,13 @@ class _Work:
         tries = f", {message.retries + 1} times" if message.retries else ""
         return _FAILURES.get(message.kind, CandidateFailed)(
             f"{artifact.name} ({artifact.sha256[:12]}) {what} on {self._session.device.name}{tries}: "
-            f"{frames.clean(message.text)[:600]}.",
-            "The other files are not affected. Leave it out, or look at it alone with: qaedge bench FILE",
+            f"{frames.clean(message.text)[:600].rstrip('.')}.",
+            "The other files are not affected. "
+            + (
+                "It may be damaged, or hold what this runtime does not know: export it again, or leave it out."
+                if self._interleave
+                else f"To look at it alone, run: qaedge bench {artifact.path}"
+            ),
         )
 
     def _measurement(

@@ -50,7 +50,8 @@ def top_modules(network: nn.Module, text: str) -> dict[str, nn.Module]:
     start, stop = path.start or 0, len(found) if path.stop is None else path.stop
     if not 0 <= start < stop <= len(found):
         raise TeacherError(
-            f"The block path {text!r} covers nothing: {path.module or 'the network'} has {len(found)} modules.",
+            f"The block path {text!r} {'covers nothing' if start >= stop else 'reaches too far'}: "
+            f"{path.module or 'the network'} has {len(found)} modules.",
             f"Slices run from 0 to {len(found)} and hold at least one module.",
         )
     prefix = f"{path.module}." if path.module else ""

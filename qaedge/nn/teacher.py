@@ -116,7 +116,7 @@ def cut(module: nn.Module, paths: Mapping[str, str], input_shape: Shape, digest:
     except (RuntimeError, TypeError, ValueError) as error:
         raise TeacherError(
             f"The teacher fails on images of shape {tuple(images.shape)}: {str(error).splitlines()[0]}",
-            "Check data.height and data.width in the project file.",
+            "Check data.height and data.width in the project file, and that teacher.function fits RGB images.",
         ) from error
     if finished != list(paths):
         raise TeacherError(
@@ -216,7 +216,7 @@ def block_costs(teacher: Teacher) -> list[BlockCost]:
 
 
 def resolve_space(teacher: Teacher, space: SpaceFile) -> SearchSpace:
-    """Enumerate a space's candidates for this teacher; raise UsageError where block names differ."""
+    """Enumerate a space's candidates for this teacher; raise QaedgeError where block names differ."""
     shapes = {block.name: (block.input_shape, block.output_shape) for block in teacher.blocks}
     return space.resolve(shapes, {block.name: block.digest for block in teacher.blocks}, teacher.digest)
 

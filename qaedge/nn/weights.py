@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
+import inspect
 import io
 import pickle
 import re
@@ -18,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from qaedge.errors import TeacherError
+from qaedge.errors import QaedgeError, TeacherError
 from qaedge.files import read_bytes
 
 _SHOWN = 3
@@ -45,13 +47,19 @@ def build(function: str, arguments: Mapping[str, int | float | str | bool], fold
         with torch.random.fork_rng(devices=[]), _importable(folder):
             torch.manual_seed(0)
             module = maker(**arguments)
+    except QaedgeError as error:
+        raise TeacherError(
+            error.message, f"{error.hint}\nSee teacher.arguments in the project file.".strip()
+        ) from error
     except Exception as error:
         raise TeacherError(
             f"{function} failed with {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-            f"It was called with {dict(arguments)!r}, from teacher.arguments.",
+            f"It was called with {dict(arguments)!r}, from teacher.arguments.{_takes(maker)}",
         ) from error
     if not isinstance(module, nn.Module):
-        raise TeacherError(f"{function} returned a {type(module).__name__}.", "Wanted: a torch.nn.Module.")
+        raise TeacherError(
+            f"{function} returned a value of type {type(module).__name__}.", "Wanted: a torch.nn.Module."
+        )
     return module.eval()
 
 
@@ -110,9 +118,11 @@ READERS: dict[str, Callable[[Path, bytes], dict[str, Tensor]]] = {
 
 
 def _broken(path: Path, error: Exception) -> TeacherError:
-    why = (str(error).splitlines() or [type(error).__name__])[0]
+    why = (str(error).splitlines() or [""])[0].rstrip(".")
+    if " " not in why:  # a bare number or name tells a reader nothing
+        why = "this is not what such a file holds"
     return TeacherError(
-        f"The weights {path} cannot be read: {why}",
+        f"The weights {path} cannot be read: {why}.",
         "The file is truncated, damaged, or holds more than tensors. Save or fetch it again.",
     )
 
@@ -161,8 +171,23 @@ def _function(text: str, folder: Path) -> Callable[..., Any]:
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
-        known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise TeacherError(
-            f"The module {module_name!r} has no function {name!r}.", f"Known there: {', '.join(known) or 'none'}."
-        )
+        known = [
+            key
+            for key, value in vars(module).items()
+            if callable(value)
+            and not key.startswith("_")
+            and str(getattr(value, "__module__", "")).partition(".")[0] == module_name.partition(".")[0]
+        ]
+        close = difflib.get_close_matches(name, known, _SHOWN)
+        told = f"Did you mean {' or '.join(close)}?" if close else f"Known there: {', '.join(known[:24]) or 'none'}."
+        raise TeacherError(f"The module {module_name!r} has no function {name!r}.", told)
     return found  # type: ignore[no-any-return]
+
+
+def _takes(maker: Callable[..., Any]) -> str:
+    """Say which arguments a function takes, where it tells."""
+    try:
+        names = list(inspect.signature(maker).parameters)
+    except (TypeError, ValueError):
+        return ""
+    return f"\nIt takes {', '.join(names)}." if names else "\nIt takes none."
