@@ -1,0 +1,309 @@
+"""Exported files against torch: every kind of candidate in every form, and whole networks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qaedge.candidate import BlockSpec, QuantScheme
+from qaedge.errors import DiskFull, InvalidFile, ParityError, UnsupportedOperator
+from qaedge.nn import export_onnx
+from qaedge.nn.blocks import build_block
+from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
+from qaedge.nn.export_onnx import FORMS, write_onnx
+from qaedge.nn.graph import Graph, Node, trace
+from qaedge.nn.onnx_session import OnnxSession
+from qaedge.nn.parity import BLOCK_BOUND, NETWORK_BOUND, Parity, block_parity, check, network_parity
+from qaedge.nn.quantize import QuantizedGraph, calibrate
+from qaedge.nn.teacher import Teacher, cut
+
+Shape = tuple[int, int, int]
+
+#: candidate -> its input; odd sizes, too.
+SPECS: dict[str, Shape] = {
+    "conv_k3_s2_c8+ir_k3_s1_e1_c8": (3, 24, 32),
+    "conv_k3_s2_c6+ir_k5_s1_e1_c8+ir_k5_s1_e2_c8": (3, 23, 31),
+    "ir_k3_s1_e1_c8": (8, 12, 16),
+    "ir_k3_s1_e6_c8": (8, 12, 16),
+    "ir_k3_s2_e6_c12+r2_ir_k3_s1_e3_c12": (8, 13, 17),
+    "ir_k5_s2_e4_c12+ir_k5_s1_e2_c10": (8, 12, 16),
+    "ir_k7_s1_e2_c8+ir_k7_s1_e2_c8_d2": (8, 11, 15),
+    "ir_k7_s2_e3_c8": (8, 12, 16),
+    "ir_k3_s1_e4_c16+ir_k3_s1_e4_c16_d2+ir_k5_s1_e4_c8_d4": (8, 9, 13),
+    "context_k1_c12+logits_c5": (16, 6, 9),
+    "context_k3_c12_d2+logits_c5": (16, 6, 9),
+    "poolcontext_k1_c12+logits_c5": (16, 6, 9),
+    "poolcontext_k3_c12_d2+logits_c5": (16, 6, 9),
+}
+IMAGE = (3, 32, 48)
+
+
+def settled(module: nn.Module, shape: Shape) -> nn.Module:
+    """Give batch norms the statistics of noise, so that every tensor has a range."""
+    draw = torch.Generator().manual_seed(0)
+    module.train()
+    for _ in range(20):
+        with torch.no_grad():
+            module(torch.randn(8, *shape, generator=draw))
+    return module.eval()
+
+
+def noise(shape: Shape, count: int = 4, seed: int = 1) -> list[Tensor]:
+    draw = torch.Generator().manual_seed(seed)
+    return [torch.randn(1, *shape, generator=draw) for _ in range(count)]
+
+
+def quantized_of(module: nn.Module, shape: Shape, bits: int = 8) -> QuantizedGraph:
+    return calibrate(trace(module, shape), noise(shape), QuantScheme(bits, 8)).freeze()
+
+
+@pytest.fixture(scope="module")
+def deeplab() -> Teacher:
+    torch.manual_seed(0)
+    network = deeplabv3_mobilenetv2(classes=5, width=0.25, depth=0.34, head_channels=16)
+    # Deep random networks fade away; a gain in each projection keeps the classes apart.
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+    return cut(settled(network, IMAGE), stage_paths(0.34), IMAGE, "digest")
+
+
+def operators_in(path: Path, folder: Path) -> list[str]:
+    """Load a file with every optimization and return what the runtime made of it."""
+    OnnxSession(path)  # sets up the runtime
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    # The default on Arm, where s8s8 is the form of choice; on x86 such files run in float without it.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+def stored_bytes(path: Path) -> int:
+    """What weights, biases, and their scales take in a file."""
+    graph = onnx.load(path).graph
+    return sum(len(t.raw_data) for t in graph.initializer if "__weight" in t.name or "__bias" in t.name)
+
+
+@pytest.fixture(scope="module")
+def kinds(deeplab: Teacher) -> list[tuple[str, nn.Module, Shape]]:
+    built = [(t, settled(build_block(BlockSpec.parse(t), s[0]), s), s) for t, s in SPECS.items()]
+    return built + [(f"own {block.name}", block.module, block.input_shape) for block in deeplab.blocks]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_kind_of_block_computes_what_torch_scored(form, kinds, tmp_path):
+    for text, module, shape in kinds:
+        quantized = quantized_of(module, shape, 7 if form == "u8s8" else 8)
+        path = tmp_path / "block.onnx"
+        artifact = write_onnx(quantized, path, form, name=text, integer_ends=True)
+        found = block_parity(quantized, artifact, noise(shape, 3, seed=7))
+        assert found.images == 3 and found.within_one_step >= BLOCK_BOUND, (text, found)
+        check(found, artifact)
+
+        operators = operators_in(path, tmp_path)
+        assert not {"Conv", "FusedConv"} & set(operators), (text, operators)
+        assert "QLinearConv" in operators, text
+
+        model = onnx.load(path)
+        ends = [*model.graph.input, *model.graph.output]
+        kind = onnx.TensorProto.INT8 if form == "s8s8" else onnx.TensorProto.UINT8
+        assert [e.type.tensor_type.elem_type for e in ends] == [kind, kind], text
+        given, out = ([d.dim_value for d in e.type.tensor_type.shape.dim] for e in ends)
+        assert (given, out) == ([1, *shape], list(module(noise(shape)[0]).shape)), text
+        assert artifact.weight_bytes == stored_bytes(path) < artifact.size_bytes == path.stat().st_size
+        assert (artifact.form, artifact.format, artifact.name) == (form, "onnx", text)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_whole_network_gives_each_pixel_its_class(form, deeplab, tmp_path):
+    quantized = quantized_of(deeplab.module, IMAGE, 7)
+    artifact = write_onnx(quantized, tmp_path / "net.onnx", form)
+    found = network_parity(quantized, artifact, noise(IMAGE, 4, seed=3))
+    assert found.same_class >= NETWORK_BOUND
+    check(found, artifact)
+    classes = torch.cat([quantized(x).argmax(1) for x in noise(IMAGE, 4, seed=3)])
+    assert len(classes.unique()) > 1, "a network of one class would agree with anything"
+    operators = operators_in(tmp_path / "net.onnx", tmp_path)
+    assert not {"Conv", "FusedConv"} & set(operators)
+    graph = onnx.load(artifact.path).graph
+    types = [e.type.tensor_type.elem_type for e in (*graph.input, *graph.output)]
+    assert types == [onnx.TensorProto.FLOAT] * 2
+
+
+def test_the_forms_hold_the_same_integers(deeplab, tmp_path):
+    quantized = quantized_of(deeplab.module, IMAGE, 7)
+    outputs = []
+    for form in FORMS:
+        artifact = write_onnx(quantized, tmp_path / f"{form}.onnx", form)
+        outputs.append(OnnxSession(Path(artifact.path)).run(noise(IMAGE)[0]))
+    assert np.abs(outputs[0] - outputs[1]).max() <= 2 * np.abs(outputs[0]).max() / 255
+    assert np.abs(outputs[0] - outputs[2]).max() <= 2 * np.abs(outputs[0]).max() / 255
+
+
+def test_float_files_equal_torch(kinds, deeplab, tmp_path):
+    for text, module, shape in [*kinds, ("whole", deeplab.module, IMAGE)]:
+        graph = trace(module, shape)
+        artifact = write_onnx(graph, tmp_path / "float.onnx", integer_ends=True)
+        x = noise(shape)[0]
+        with torch.no_grad():
+            wanted = module(x).numpy()
+        np.testing.assert_allclose(OnnxSession(Path(artifact.path)).run(x), wanted, rtol=1e-4, atol=1e-4, err_msg=text)
+        assert artifact.form == "float" and artifact.weight_bytes == stored_bytes(Path(artifact.path))
+
+
+class Does(nn.Module):
+    def __init__(self, run, **parts: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def conv(given: int = 4, out: int = 4, **settings) -> nn.Conv2d:
+    return nn.Conv2d(given, out, 3, padding=1, **settings)
+
+
+def gated(m: Does, x: Tensor) -> Tensor:
+    return F.relu(m.a(x)) * m.b(x).mean((2, 3), keepdim=True).sigmoid()
+
+
+UP = nn.Upsample(scale_factor=2, mode="bilinear")
+CORNERS = nn.Upsample((16, 20), mode="bilinear", align_corners=True)
+#: What a teacher of one's own may hold.
+OTHERS = {
+    "hard": nn.Sequential(conv(), nn.Hardswish(), conv(), nn.Hardsigmoid()),
+    "gate": Does(gated, a=conv(), b=conv()),
+    "upsampled in the middle": nn.Sequential(conv(), UP, conv()),
+    "corners in the middle": nn.Sequential(conv(), CORNERS, conv()),
+    "pooled": nn.Sequential(conv(), nn.ReLU(), nn.MaxPool2d(3, 2, 1), conv()),
+    "pool of the input": nn.Sequential(nn.MaxPool2d(2), conv()),
+    "joined": Does(lambda m, x: m.c(torch.cat([F.relu6(m.a(x)), m.b(x), x], 1)), a=conv(), b=conv(), c=conv(12)),
+    "broadcast": Does(
+        lambda m, x: torch.cat([m.a(x.mean((2, 3), keepdim=True)).expand(-1, -1, 8, 10), x], 1), a=conv()
+    ),
+    "norm alone": nn.Sequential(nn.BatchNorm2d(4), conv(), nn.ReLU(), nn.BatchNorm2d(4)),
+    "clamps in a row": nn.Sequential(conv(), nn.ReLU6(), nn.ReLU(), conv()),
+    "before and after": Does(lambda m, x: m.b((y := m.a(x)) + F.relu(y)), a=conv(), b=conv()),
+    "nothing": nn.Sequential(nn.Identity()),
+    "named like its parts": Does(
+        lambda m, x: m.output(m.conv_q(m.conv_scale(m.conv(x)))),
+        conv=conv(),
+        conv_q=conv(),
+        conv_scale=conv(),
+        output=conv(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_blocks_compute_what_torch_scored(name, tmp_path):
+    torch.manual_seed(0)
+    shape = (4, 8, 10)
+    quantized = quantized_of(settled(OTHERS[name], shape), shape, 7)
+    artifact = write_onnx(quantized, tmp_path / "block.onnx", "u8s8", integer_ends=True)
+    found = block_parity(quantized, artifact, noise(shape, 5, seed=7))
+    assert found.within_one_step >= BLOCK_BOUND
+    assert not {"Conv", "FusedConv"} & set(operators_in(tmp_path / "block.onnx", tmp_path))
+
+
+def test_a_classifier_from_input_to_logits(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(conv(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 6)).eval()
+    quantized = quantized_of(network, (4, 8, 10))
+    artifact = write_onnx(quantized, tmp_path / "net.onnx", "u8u8")
+    x = noise((4, 8, 10), 1)[0]
+    scale = quantized.scale_of(quantized.graph.output).scale
+    apart = np.abs(OnnxSession(Path(artifact.path)).run(x) - quantized(x).detach().numpy())
+    assert apart.max() <= 1.001 * scale
+
+
+def test_few_bits_lie_in_eight_bit_containers(tmp_path):
+    torch.manual_seed(0)
+    quantized = quantized_of(nn.Sequential(conv(), nn.ReLU(), conv()).eval(), (4, 8, 8), 3)
+    artifact = write_onnx(quantized, tmp_path / "few.onnx", "u8s8", integer_ends=True)
+    weights = [
+        onnx.numpy_helper.to_array(t) for t in onnx.load(artifact.path).graph.initializer if "weight/q" in t.name
+    ]
+    assert len(weights) == 2 and all(w.dtype == np.int8 and np.abs(w).max() == 3 for w in weights)
+    assert block_parity(quantized, artifact, noise((4, 8, 8))).within_one_step >= BLOCK_BOUND
+
+
+# What cannot be written
+
+
+def test_sixteen_bit_activations_have_no_form(tmp_path):
+    quantized = calibrate(trace(conv().eval(), (4, 8, 8)), noise((4, 8, 8)), QuantScheme(8, 16))
+    with pytest.raises(UnsupportedOperator, match="16 bits") as caught:
+        write_onnx(quantized, tmp_path / "wide.onnx")
+    assert "w8a8" in caught.value.hint and not list(tmp_path.iterdir())
+
+
+def test_an_operator_without_a_form_is_named(tmp_path):
+    graph = Graph((4, 8, 8), [Node("a", "softmax", ("input",), (1, 4, 8, 8), where="stage1.0")], "a", {})
+    with pytest.raises(UnsupportedOperator, match=r"'softmax' in stage1\.0"):
+        write_onnx(graph, tmp_path / "odd.onnx")
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "net.onnx"
+    artifact = write_onnx(trace(conv().eval(), (4, 8, 8)), path)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull, match=str(path)):
+        write_onnx(trace(conv(4, 9).eval(), (4, 8, 8)), path)
+    assert path.read_bytes() == before and len(before) == artifact.size_bytes
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_file_in_a_new_folder_is_the_same_each_time(tmp_path):
+    graph = trace(conv().eval(), (4, 8, 8))
+    one, two = (write_onnx(graph, tmp_path / name / "net.onnx") for name in ("one", "two"))
+    assert one.sha256 == two.sha256 and one.name == "net"
+
+
+# Parity finds what differs
+
+
+def test_another_file_is_found_out(tmp_path):
+    torch.manual_seed(0)
+    quantized = quantized_of(nn.Sequential(conv(), conv()).eval(), (4, 8, 8))
+    other = quantized_of(nn.Sequential(conv(), conv()).eval(), (4, 8, 8))
+    artifact = write_onnx(other, tmp_path / "other.onnx", "u8u8", integer_ends=True)
+    found = block_parity(quantized, artifact, noise((4, 8, 8)))
+    assert found.within_one_step < 0.9
+    with pytest.raises(ParityError, match=r"other: .* of outputs at most one"):
+        check(found, artifact)
+    with pytest.raises(ParityError, match="pixels of the same class"):
+        check(Parity(1, same_class=0.99), artifact)
+    check(Parity(1), artifact)
+
+
+def test_a_file_that_is_none_is_said(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"not a network")
+    with pytest.raises(InvalidFile, match=r"bad\.onnx: expected an ONNX file"):
+        OnnxSession(tmp_path / "bad.onnx")
+
+
+def test_every_operator_has_a_form():
+    from qaedge.nn.graph import OPERATORS
+
+    assert set(export_onnx._EMITTERS) == set(OPERATORS)
