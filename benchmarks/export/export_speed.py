@@ -1,0 +1,88 @@
+"""How long it takes to turn a candidate into an INT8 file: traced, calibrated on one input, written.
+
+Every candidate of examples/camvid.toml, against a teacher with fresh weights, one thread. Writes
+result.json beside itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+from qaedge import __version__
+from qaedge.candidate import QuantScheme
+from qaedge.nn.blocks import build_block
+from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
+from qaedge.nn.export_onnx import write_onnx
+from qaedge.nn.graph import trace
+from qaedge.nn.quantize import calibrate
+from qaedge.nn.teacher import cut, resolve_space
+from qaedge.space import SpaceFile
+
+HERE = Path(__file__).parent
+PARTS = ("trace", "calibrate", "write")
+
+
+def export(module: torch.nn.Module, shape: tuple[int, int, int], path: Path, ends: bool) -> dict[str, float]:
+    """Return the seconds of each part."""
+    clock = [time.perf_counter()]
+    graph = trace(module, shape)
+    clock.append(time.perf_counter())
+    quantized = calibrate(graph, [torch.randn(1, *shape)], QuantScheme.parse("w8a8"))
+    clock.append(time.perf_counter())
+    write_onnx(quantized, path, integer_ends=ends)
+    clock.append(time.perf_counter())
+    return {part: clock[i + 1] - clock[i] for i, part in enumerate(PARTS)}
+
+
+def main() -> None:
+    """Export all of it and write what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--result", type=Path, default=HERE / "result.json")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    teacher = cut(deeplabv3_mobilenetv2(classes=11), stage_paths(), (3, 360, 480), "fresh")
+    space = resolve_space(teacher, SpaceFile.read(HERE.parents[1] / "examples" / "camvid.toml"))
+    found: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.onnx"
+        export(teacher.block("head").module, teacher.block("head").input_shape, path, True)  # imports, first calls
+        for candidate in space.unique():
+            if not candidate.spec.is_own:
+                module = build_block(candidate.spec, candidate.input_shape[0]).eval()
+                found.append(export(module, candidate.input_shape, path, True))
+        network = export(teacher.module, teacher.input_shape, path, False)
+    whole = [sum(parts.values()) for parts in found]
+    result = {
+        "candidates": len(found),
+        "seconds": {
+            "median": round(statistics.median(whole), 4),
+            "most": round(max(whole), 4),
+            "in_all": round(sum(whole), 2),
+            "median_of_parts": {part: round(statistics.median(p[part] for p in found), 4) for part in PARTS},
+        },
+        "whole_teacher_seconds": {part: round(value, 4) for part, value in network.items()},
+        "machine": {
+            "arch": platform.machine(),
+            "cores": os.cpu_count(),
+            "load_1min": round(os.getloadavg()[0], 2),
+        },
+        "versions": {"qaedge": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+    arguments.result.write_text(json.dumps(result, indent=2) + "\n")
+    print(arguments.result.read_text())
+
+
+if __name__ == "__main__":
+    main()
