@@ -78,6 +78,7 @@ class FinetuneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: float = 5e-4
     crop: tuple[int, int] = (256, 320)
     guidance: float = 1.0  # weight of the teacher's logits beside the labels
+    freeze_batch_norm: bool = True  # statistics stay as they were distilled
     bfloat16: bool = False  # half precision inside: twice as fast where the processor has it
     seed: int = 0
 

@@ -64,7 +64,9 @@ def run(
         report.note(f"{given.weights} is not there yet: the teacher starts from scratch.", quiet)
         untrained = msgspec.structs.replace(given, weights="")
         workspace = Workspace(workspace.root, msgspec.structs.replace(workspace.project, teacher=untrained))
-    config = msgspec.structs.replace(workspace.project.finetune, epochs=epochs)
+    # Fresh weights have no statistics yet that could be kept.
+    frozen = bool(workspace.project.teacher.weights) and workspace.project.finetune.freeze_batch_norm
+    config = msgspec.structs.replace(workspace.project.finetune, epochs=epochs, freeze_batch_norm=frozen)
     if learning_rate is not None:
         config = msgspec.structs.replace(config, learning_rate=learning_rate)
     train, val = open_splits(workspace)

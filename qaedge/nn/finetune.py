@@ -74,7 +74,7 @@ def finetune(
         for epoch in range(first, config.epochs):
             random = np.random.default_rng((config.seed, epoch))
             order = random.permutation(len(split))
-            student.train()
+            _train_mode(student, config.freeze_batch_norm)
             coming = ahead.submit(_batch, split, order[: config.batch], config, random)
             for step in range(per_epoch):
                 images, labels = (t.to(device) for t in coming.result())
@@ -113,6 +113,14 @@ def _lay_out(network: nn.Module, order: torch.memory_format) -> None:
     for parameter in network.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.contiguous(memory_format=order)
+
+
+def _train_mode(network: nn.Module, freeze_batch_norm: bool) -> None:
+    """Put a network into training mode, its batch norms only where their statistics may change."""
+    network.train()
+    for module in network.modules():
+        if freeze_batch_norm and isinstance(module, nn.BatchNorm2d):
+            module.eval()
 
 
 def _rate(highest: float, done: int, total: int) -> float:
