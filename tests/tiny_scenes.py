@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
-from qaedge.project import Workspace
+from qaedge.project import DataConfig, Workspace
 from qaedge.space import SearchSpace
 
 PROJECT = """\
@@ -69,28 +70,35 @@ def write_project(
     folder: Path, steps: int = 4, rate: float = 1e-3, cache: str = "1MiB", epochs: int = 1, space: str = SPACE
 ) -> Workspace:
     """Write the project, its space, and a teacher's weights; the network is not good for anything."""
+    (folder / "space.toml").write_text(space)
+    (folder / "qaedge.toml").write_text(PROJECT.format(steps=steps, rate=rate, cache=cache, epochs=epochs))
+    (folder / "teacher.safetensors").write_bytes(_weights())
+    return Workspace.open(folder / "qaedge.toml")
+
+
+@functools.lru_cache(1)
+def _weights() -> bytes:
+    """Random weights whose batch norms know the scenes: every tensor of the network has a range."""
     import safetensors.torch
     import torch
 
     from qaedge.nn.data import open_split
     from qaedge.nn.deeplab import deeplabv3_mobilenetv2
 
-    (folder / "space.toml").write_text(space)
-    (folder / "qaedge.toml").write_text(PROJECT.format(steps=steps, rate=rate, cache=cache, epochs=epochs))
-    workspace = Workspace.open(folder / "qaedge.toml")
-    split = open_split(workspace.project.data, None, "train")
+    split = open_split(DataConfig("scenes", 32, 48, count=6), None, "train")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = deeplabv3_mobilenetv2(classes=8, width=0.25, depth=0.34, head_channels=16)
-        for module in network.modules():  # or what goes in would fade away on its way
-            if isinstance(module, torch.nn.Conv2d):
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):  # or what goes in would fade away on its way
                 torch.nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        images = split.batch(range(len(split)))[0]
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None  # the average over all batches
+        images = split.batch(range(6))[0]
         with torch.no_grad():
-            for _ in range(30):  # batch norms take the statistics of the scenes
+            for _ in range(4):
                 network.train()(images)
-    safetensors.torch.save_file(network.state_dict(), folder / "teacher.safetensors")
-    return workspace
+    return safetensors.torch.save(network.state_dict())
 
 
 def space_of(workspace: Workspace) -> SearchSpace:

@@ -70,7 +70,7 @@ def load_candidate(
     """
     own = teacher.block(block)
     if spec.is_own:
-        return own.module
+        return own.module.eval()
     path = weights_path(workspace, space, block, spec)
     if not path.exists():
         raise MissingFile(f"{spec} of {block} was not distilled: no file {path}.", "Run: qaedge distill")

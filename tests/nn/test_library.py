@@ -1,0 +1,188 @@
+"""The library of distilled candidates: every row once, whatever happens in between."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import safetensors.torch
+import torch
+from tiny_scenes import ROWS, space_of, write_project
+
+from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, TeacherError
+from qaedge.files import only_one
+from qaedge.nn.distill import Sample, score
+from qaedge.nn.features import Features
+from qaedge.nn.inherit import OwnBlock, start_block
+from qaedge.nn.library import fill_library, load_candidate, missing_tasks, weights_path
+from qaedge.nn.teacher import Teacher, load_teacher
+from qaedge.progress import Step
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+from qaedge.tables import LossRow, LossTable
+
+
+class Library(msgspec.Struct):
+    workspace: Workspace
+    teacher: Teacher
+    space: SearchSpace
+    steps: list[Step]
+
+    @property
+    def rows(self) -> list[LossRow]:
+        return list(LossTable.store(self.workspace.loss_file(self.space.hash)).rows())
+
+
+def fill(folder: Path) -> Library:
+    workspace = Workspace.open(folder / "qaedge.toml")
+    teacher, space = load_teacher(workspace), space_of(workspace)
+    return Library(workspace, teacher, space, list(fill_library(workspace, teacher, space)))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Library:
+    folder = tmp_path_factory.mktemp("library")
+    write_project(folder, steps=6)
+    return fill(folder)
+
+
+@pytest.fixture
+def copy(filled: Library, tmp_path: Path) -> Library:
+    """The same library in a folder that a test may spoil."""
+    folder = tmp_path / "copy"
+    shutil.copytree(filled.workspace.root, folder)
+    return Library(Workspace.open(folder / "qaedge.toml"), filled.teacher, filled.space, [])
+
+
+def keep_rows(library: Library, wanted: Any) -> list[LossRow]:
+    """Write the loss table anew with some of its rows."""
+    kept = [row for row in library.rows if wanted(row)]
+    path = library.workspace.loss_file(library.space.hash)
+    path.unlink()
+    store = LossTable.store(path)
+    for row in kept:
+        store.append(row)
+    return kept
+
+
+def test_every_candidate_has_a_row_and_weights(filled):
+    rows = filled.rows
+    wanted = [(b.name, str(c.spec), str(c.scheme)) for b in filled.space.blocks for c in b.candidates]
+    assert sorted((r.block, r.spec, r.scheme) for r in rows) == sorted(wanted) and len(rows) == ROWS
+    assert [s.result for s in filled.steps if s.result is not None] == rows
+    assert (filled.steps[-1].done, filled.steps[-1].total) == (ROWS, ROWS)
+    assert not any(s.warning for s in filled.steps)
+    for row in rows:
+        own = row.spec.startswith("own")
+        assert row.started_from == ("own" if own else "teacher")
+        assert row.steps == (0 if own else 6) and row.settings["images"] > 0
+        assert (row.weights == "") == own
+        assert own or (filled.workspace.results / row.weights).is_file()
+        assert row.seconds >= row.train_seconds >= 0 and (row.train_seconds > 0) == (not own)
+    assert missing_tasks(filled.workspace, filled.space) == []
+
+
+def test_losses_are_those_of_the_kept_weights(filled):
+    cache = next(filled.workspace.cache.iterdir())
+    for block in filled.space.blocks:
+        own = filled.teacher.block(block.name).module
+        sample = Sample.of(Features(cache), block.name, own)
+        start = OwnBlock(own, torch.from_numpy(sample.inputs[list(sample.train)].astype("f4")))
+        for candidate in block.candidates:
+            row = next(r for r in filled.rows if (r.block, r.spec) == (block.name, str(candidate.spec)))
+            module = load_candidate(filled.workspace, filled.space, filled.teacher, block.name, candidate.spec)
+            assert not module.training and row.float_loss == pytest.approx(score(module, sample), rel=1e-3, abs=1e-6)
+            if not candidate.spec.is_own:
+                assert row.float_loss <= score(start_block(candidate.spec, start, 0)[0], sample) * 1.05
+    table = LossTable(filled.rows)
+    for block in filled.space.blocks:
+        own_row = table.row(block.name, block.candidates[0])
+        assert own_row.float_loss < 1e-3 < own_row.loss + 1e-3 and own_row.loss >= own_row.float_loss
+    by_scheme = {r.scheme: r.loss for r in filled.rows if r.block == "stage3" and r.spec.startswith("own")}
+    assert by_scheme["w4a8"] > by_scheme["w7a8"]
+
+
+def test_a_second_run_does_nothing(filled):
+    before = filled.workspace.loss_file(filled.space.hash).read_bytes()
+    assert list(fill_library(filled.workspace, filled.teacher, filled.space)) == []
+    assert filled.workspace.loss_file(filled.space.hash).read_bytes() == before
+
+
+def test_a_missing_row_is_filled_from_kept_weights(copy):
+    """A process that was killed between weights and row trains nothing again; damage is said, not hidden."""
+    rows = keep_rows(copy, lambda r: r.spec.startswith("own") or r.block == "head")
+    paths = {
+        str(c.spec): weights_path(copy.workspace, copy.space, "stage3", c.spec)
+        for c in copy.space.block("stage3").candidates
+        if not c.spec.is_own
+    }
+    damaged, kept = sorted(paths)
+    before = paths[kept].read_bytes()
+    paths[damaged].write_bytes(paths[damaged].read_bytes()[:100])
+    steps: list[Step] = []
+    with pytest.raises(TeacherError, match="1 candidates could not be distilled: stage3") as caught:
+        for step in fill_library(copy.workspace, copy.teacher, copy.space):
+            steps.append(step)
+    assert damaged in caught.value.message and "The others are kept" in caught.value.hint
+    (warning,) = [s.warning for s in steps if s.warning]
+    assert paths[damaged].name in warning and "\n" not in warning
+
+    after = copy.rows
+    assert after[: len(rows)] == rows
+    added = {(r.block, r.spec, r.scheme): r.started_from for r in after[len(rows) :]}
+    assert added.pop(("stage3", kept, "w7a8")) == added.pop(("stage3", kept, "w4a8")) == "kept"
+    assert [block for block, _, _ in added] == ["stage1"] and paths[kept].read_bytes() == before
+    assert steps[-1].done == steps[-1].total
+
+    with pytest.raises(InvalidFile, match="Delete it and run: qaedge distill"):
+        load_candidate(copy.workspace, copy.space, copy.teacher, "stage3", _spec(copy, "stage3", damaged))
+
+
+def _spec(library: Library, block: str, text: str) -> Any:
+    return next(c.spec for c in library.space.block(block).candidates if str(c.spec) == text)
+
+
+def test_weights_of_another_shape_are_damaged(copy):
+    spec = copy.space.block("head").candidates[-1].spec
+    path = weights_path(copy.workspace, copy.space, "head", spec)
+    safetensors.torch.save_file({"0.local.0.weight": torch.zeros(1)}, path)
+    with pytest.raises(InvalidFile, match="the weights of"):
+        load_candidate(copy.workspace, copy.space, copy.teacher, "head", spec)
+    path.unlink()
+    with pytest.raises(MissingFile, match="was not distilled"):
+        load_candidate(copy.workspace, copy.space, copy.teacher, "head", spec)
+
+
+def test_a_full_disk_ends_it_and_keeps_what_is_done(copy):
+    shutil.rmtree(copy.workspace.weights_folder(copy.space.hash))
+    rows = keep_rows(copy, lambda r: r.spec.startswith("own"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, hard))  # workers inherit it
+    try:
+        with pytest.raises(DiskFull, match=r"No space left while writing .*safetensors"):
+            list(fill_library(copy.workspace, copy.teacher, copy.space))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert copy.rows[: len(rows)] == rows
+    assert not [p for p in copy.workspace.weights_folder(copy.space.hash).rglob("*") if p.name.startswith(".")]
+
+
+def test_a_damaged_cache_is_an_error_of_its_own(copy):
+    keep_rows(copy, lambda r: r.block == "head")
+    next(next(copy.workspace.cache.iterdir()).glob("*.f16")).write_bytes(b"short")
+    with pytest.raises(InvalidFile, match=r"Delete .*cache"):
+        list(fill_library(copy.workspace, copy.teacher, copy.space))
+
+
+def test_a_space_is_distilled_by_one_at_a_time(copy):
+    lock = copy.workspace.loss_file(copy.space.hash).with_name("distill.lock")
+    with (
+        only_one(lock, "distilling"),
+        pytest.raises(QaedgeError, match=r"Another process \(process \d+\) is distilling"),
+    ):
+        list(fill_library(copy.workspace, copy.teacher, copy.space))
+    assert list(fill_library(copy.workspace, copy.teacher, copy.space)) == []
