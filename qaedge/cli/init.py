@@ -234,7 +234,9 @@ def run(
     for path, text in written.items():
         write_atomic(path, text.encode())
         report.line(f"wrote {path}")
-    report.note("Next: qaedge space", quiet)
+    if data is not Layout.scenes:
+        report.note(f"Look at data.path and teacher.weights in {file} first.", quiet)
+    report.note("Next: qaedge teacher check", quiet)
 
 
 def project_text(preset: Preset) -> str:
