@@ -219,7 +219,7 @@ class _Work:
             f"{frames.clean(message.text)[:600].rstrip('.')}.",
             "The other files are not affected. "
             + (
-                "It may be damaged, or hold what this runtime does not know: export it again, or leave it out."
+                "This one may be damaged, or hold what the runtime does not know: export it again, or leave it out."
                 if self._interleave
                 else f"To look at it alone, run: qaedge bench {artifact.path}"
             ),
