@@ -33,7 +33,8 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         expansions: expansion factors of inverted residuals.
         widths: channels of the layers before the last; empty means as many as go out.
         pooling: for `context`: with image pooling, without, or both.
-        dilation: dilation of every depthwise kernel after the first layer's.
+        first_dilation: dilation of the first layer's depthwise kernel.
+        dilation: dilation of every depthwise kernel after it.
         schemes: quantization schemes, such as "w8a8".
     """
 
@@ -44,6 +45,7 @@ class Axes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     expansions: tuple[int, ...] = (6,)
     widths: tuple[int, ...] = ()
     pooling: tuple[bool, ...] = (True,)
+    first_dilation: int = 1
     dilation: int = 1
     schemes: tuple[str, ...] = ("w8a8",)
 
@@ -177,8 +179,9 @@ def _check(path: Path, where: str, axes: Axes) -> None:
             raise InvalidFile(path, f"{where}.{field}", "at least one", "none")
         if len(set(values)) < len(values):
             raise InvalidFile(path, f"{where}.{field}", "each once", str(list(values)))
-    if axes.dilation < 1:
-        raise InvalidFile(path, f"{where}.dilation", "a number from 1", str(axes.dilation))
+    for field in ("first_dilation", "dilation"):
+        if getattr(axes, field) < 1:
+            raise InvalidFile(path, f"{where}.{field}", "a number from 1", str(getattr(axes, field)))
     for scheme in axes.schemes:
         try:
             QuantScheme.parse(scheme)
@@ -205,7 +208,7 @@ def _inverted_residuals(axes: Axes, given: Shape, wanted: Shape) -> Iterator[Blo
                     stride=_stride(given, wanted) if layer == 0 else 1,
                     expansion=expansion,
                     channels=out if layer == depth - 1 else width,
-                    dilation=1 if layer == 0 else axes.dilation,
+                    dilation=axes.first_dilation if layer == 0 else axes.dilation,
                 )
                 for layer in range(depth)
             )
