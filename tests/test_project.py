@@ -99,7 +99,7 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
             "epochs = 3",
             "epoch = 3",
             "finetune.epoch",
-            "a known key (epochs, batch, learning_rate, crop, guidance, bfloat16, seed)",
+            "a known key (epochs, batch, learning_rate, crop, guidance, freeze_batch_norm, bfloat16, seed)",
             "'epoch'",
         ),
         ("height = 360", "", "data.height", "a value", "nothing"),

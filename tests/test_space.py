@@ -96,7 +96,7 @@ def test_an_unknown_block_is_told_with_the_known_ones():
             "depths = [1, 2]",
             "dephts = [1, 2]",
             "block[0].dephts",
-            "a known key (name, kind, depths, kernels, expansions, widths, pooling, dilation, schemes)",
+            "a known key (name, kind, depths, kernels, expansions, widths, pooling, first_dilation, dilation, schemes)",
             "'dephts'",
         ),
         ("depths = [1, 2]", "depths = []", "block[0].depths", "at least one number", "none"),
