@@ -63,6 +63,10 @@ def main() -> None:
     limit = parser.parse_args().latency
     started = time.perf_counter()
     architecture = WORK / "student.json"
+    weights = WORK / "teacher.safetensors"
+    if not weights.exists():
+        given = Path(os.environ["QAEDGE_DATA"]) / "teachers" / "deeplabv3_mobilenetv2_camvid.safetensors"
+        command("teacher", "train", "--from", str(given), "--epochs", "12")
     command("distill")
     command("profile")
     command("search", "--latency", limit, "--output", str(architecture), "--plot", str(HERE / "front.png"))

@@ -28,6 +28,12 @@ def run(
             "--learning-rate", min=0, help="[default: the project's finetune.learning_rate]", show_default=False
         ),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="FILE", help="Weights to start from.  [default: teacher.weights]", show_default=False
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -44,6 +50,7 @@ def run(
 ) -> None:
     """Train the teacher on the project's labels, from its weights where they are there, else from scratch.
 
+    Trained from weights, it is guided by itself as it was before (finetune.guidance).
     An interrupted training goes on from its last epoch.
     """
     need_nn()
@@ -60,13 +67,17 @@ def run(
     path = output or workspace.path(given.weights)
     if path.suffix != ".safetensors":
         raise UsageError(f"Weights are written as safetensors, not to {path}.", "Pass --output NAME.safetensors.")
-    if given.weights and not workspace.path(given.weights).exists():
-        report.note(f"{given.weights} is not there yet: the teacher starts from scratch.", quiet)
-        untrained = msgspec.structs.replace(given, weights="")
-        workspace = Workspace(workspace.root, msgspec.structs.replace(workspace.project, teacher=untrained))
-    # Fresh weights have no statistics yet that could be kept.
-    frozen = bool(workspace.project.teacher.weights) and workspace.project.finetune.freeze_batch_norm
-    config = msgspec.structs.replace(workspace.project.finetune, epochs=epochs, freeze_batch_norm=frozen)
+    start = str(weights.resolve()) if weights is not None else given.weights
+    if weights is None and start and not workspace.path(start).exists():
+        report.note(f"{start} is not there yet: the teacher starts from scratch.", quiet)
+        start = ""
+    workspace = Workspace(
+        workspace.root,
+        msgspec.structs.replace(workspace.project, teacher=msgspec.structs.replace(given, weights=start)),
+    )
+    config = msgspec.structs.replace(workspace.project.finetune, epochs=epochs)
+    if not start:  # fresh weights have no statistics that could be kept, and nothing to say
+        config = msgspec.structs.replace(config, freeze_batch_norm=False, guidance=0.0)
     if learning_rate is not None:
         config = msgspec.structs.replace(config, learning_rate=learning_rate)
     train, val = open_splits(workspace)

@@ -30,20 +30,21 @@ def train_teacher(teacher: Teacher, train: Split, val: Split, config: FinetuneCo
     """Train a teacher on its labels and write its weights; the last Step's result is a TrainedTeacher.
 
     An interrupted training goes on from its last epoch. The weights are written even where they
-    are worse than before: it is for the user to choose.
+    are worse than before: it is for the user to choose. Beside the labels the teacher is guided by
+    itself as it was before (`config.guidance`; 0 for none), which keeps it from forgetting.
 
     Args:
         teacher: its module is trained in place.
         train: images and labels to learn from.
         val: images and labels for the mIoU.
-        config: epochs, batch, learning rate, crop; `guidance` plays no part.
+        config: epochs, batch, learning rate, crop, guidance.
         output: a safetensors file.
     """
     train.check()
     val.check()
     before = yield from _miou(teacher, val, "before training")
     checkpoint = checkpoint_path(output.parent, config, teacher.digest.encode())
-    yield from finetune(teacher.module, None, train, config, checkpoint)
+    yield from finetune(teacher.module, teacher.module, train, config, checkpoint)
     after = yield from _miou(teacher, val, "after training")
     write_atomic(output, safetensors.torch.save(dict(teacher.module.state_dict())))
     checkpoint.unlink(missing_ok=True)
