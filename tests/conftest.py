@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 from jaxtyping import install_import_hook
 
+# Small tensors gain nothing from more threads, and on a busy machine threads that wait for each other
+# take ten times as long. It has to be set before torch is imported, and reaches every process started here.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Shapes in signatures are checked in the tests alone, and only where no module is traced by
 # torch.fx, whose proxies are no tensors.
 _CHECKED = ["qaedge.nn.data", "qaedge.nn.metrics", "qaedge.nn.teacher"]

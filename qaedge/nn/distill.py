@@ -50,10 +50,7 @@ class Sample:
     def of(features: Features, block: str, own: nn.Module) -> Sample:
         """Choose the images: every n-th is for scoring, the rest for training."""
         count = len(features)
-        if count < 4:
-            raise TeacherError(
-                f"Distillation needs at least 4 images, found {count}.", "Add images, or enlarge distill.cache."
-            )
+        check_enough(count)
         inputs, outputs = features.inputs(block), features.outputs(block)
         enough = -(-SCORED_POSITIONS // int(np.prod(inputs.shape[2:])))
         wanted = min(max(enough, SCORED[0]), SCORED[1], count // 2)
@@ -99,6 +96,14 @@ class Trained:
     started_from: str
     steps: int
     train_seconds: float
+
+
+def check_enough(images: int) -> None:
+    """Raise TeacherError where there are too few images to train on some and score on others."""
+    if images < 4:
+        raise TeacherError(
+            f"Distillation needs at least 4 images, found {images}.", "Add images, or enlarge distill.cache."
+        )
 
 
 def floor_variance(variance: Tensor) -> Tensor:

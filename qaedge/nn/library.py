@@ -30,7 +30,7 @@ from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, Teach
 from qaedge.files import only_one, write_atomic
 from qaedge.nn.blocks import build_block
 from qaedge.nn.data import open_split
-from qaedge.nn.distill import Sample, Trained, quantized_loss, score, train_candidate
+from qaedge.nn.distill import Sample, Trained, check_enough, quantized_loss, score, train_candidate
 from qaedge.nn.features import Features, compute_features, features_folder, to_tensor
 from qaedge.nn.graph import trace
 from qaedge.nn.inherit import OwnBlock
@@ -119,6 +119,7 @@ def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterato
     folder = features_folder(workspace.cache, teacher, data, bound)
     split = open_split(data, workspace.path(data.path) if data.path else None, "train")
     yield from compute_features(folder, teacher, split, bound)
+    check_enough(len(Features(folder)))  # here, and not in every candidate
     cuda = torch.cuda.is_available()
     count = 1 if cuda else min(len(tasks), config.workers or os.cpu_count() or 1)
     total = sum(len(task.schemes) for task in tasks)

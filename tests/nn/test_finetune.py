@@ -99,6 +99,16 @@ def test_the_teacher_is_not_changed_and_guides(tmp_path, split):
     assert not same(alone, guided)
 
 
+@pytest.mark.parametrize("freeze", [True, False])
+def test_batch_norm_statistics_stay_where_they_are_frozen(tmp_path, split, freeze):
+    student = network()
+    before = student[1].running_mean.clone()
+    config = msgspec.structs.replace(CONFIG, freeze_batch_norm=freeze)
+    list(finetune(student, None, split, config, tmp_path / "c.pt"))
+    assert torch.equal(student[1].running_mean, before) == freeze
+    assert not torch.equal(student[1].weight, network()[1].weight), "gain and shift learn in any case"
+
+
 def test_the_loss_by_its_definition():
     student, guide = network().eval(), network(9).eval()
     images, labels = torch.randn(2, 3, 6, 7), torch.randint(0, 8, (2, 6, 7)).to(torch.uint8)
@@ -191,8 +201,9 @@ def test_divergence_is_an_error(tmp_path, split):
 
 def test_a_batch_that_batch_norm_cannot_take_is_an_error(tmp_path, split):
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3), nn.Upsample((16, 24)), nn.Conv2d(3, 8, 1))
+    single = msgspec.structs.replace(CONFIG, batch=1, freeze_batch_norm=False)
     with pytest.raises(TeacherError, match="A batch of 1 crops") as caught:
-        list(finetune(pooled, None, split, msgspec.structs.replace(CONFIG, batch=1), tmp_path / "c.pt"))
+        list(finetune(pooled, None, split, single, tmp_path / "c.pt"))
     assert "finetune.batch" in caught.value.hint
 
 
