@@ -23,9 +23,9 @@ from qaedge.candidate import QuantScheme
 from qaedge.nn.blocks import build_block
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.export_onnx import write_onnx
-from qaedge.nn.graph import trace
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import cut, resolve_space
+from qaedge.nn.tracing import trace
 from qaedge.space import SpaceFile
 
 HERE = Path(__file__).parent

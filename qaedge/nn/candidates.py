@@ -19,9 +19,9 @@ from qaedge.artifact import Artifact
 from qaedge.candidate import Candidate, QuantScheme
 from qaedge.nn.blocks import build_block
 from qaedge.nn.export_onnx import write_onnx
-from qaedge.nn.graph import trace
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import Teacher, with_blocks
+from qaedge.nn.tracing import trace
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from qaedge.candidate import BlockSpec, QuantScheme
 from qaedge.errors import TeacherError, UnsupportedOperator
 from qaedge.nn.features import Features, to_tensor
-from qaedge.nn.graph import Graph, trace
+from qaedge.nn.graph import Graph
 from qaedge.nn.inherit import OwnBlock, start_block
 from qaedge.nn.quantize import calibrate
+from qaedge.nn.tracing import trace
 from qaedge.project import DistillConfig
 
 #: Images that score a candidate, never trained on: enough for this many positions, within bounds.

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from qaedge.candidate import BlockSpec
 from qaedge.errors import UnsupportedOperator
 from qaedge.nn.blocks import Context, ConvNorm, InvertedResidual, build_block
-from qaedge.nn.graph import Graph, Node, trace
+from qaedge.nn.graph import Graph, Node
+from qaedge.nn.tracing import trace
 
 #: How many ways of dropping layers are tried.
 MOST_WAYS = 6

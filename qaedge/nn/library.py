@@ -32,9 +32,9 @@ from qaedge.nn.blocks import build_block
 from qaedge.nn.data import open_split
 from qaedge.nn.distill import Sample, Trained, check_enough, quantized_loss, score, train_candidate
 from qaedge.nn.features import Features, compute_features, features_folder, to_tensor
-from qaedge.nn.graph import trace
 from qaedge.nn.inherit import OwnBlock
 from qaedge.nn.teacher import Teacher, load_teacher
+from qaedge.nn.tracing import trace
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace

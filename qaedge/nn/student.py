@@ -22,12 +22,13 @@ from qaedge.nn.candidates import Choose
 from qaedge.nn.data import Split, open_split
 from qaedge.nn.export_onnx import write_onnx
 from qaedge.nn.finetune import checkpoint_path, finetune
-from qaedge.nn.graph import Graph, trace
+from qaedge.nn.graph import Graph
 from qaedge.nn.metrics import Confusion, evaluate
 from qaedge.nn.onnx_session import OnnxSession
 from qaedge.nn.paths import top_modules
 from qaedge.nn.quantize import QuantizedGraph, calibrate
 from qaedge.nn.teacher import Teacher
+from qaedge.nn.tracing import trace
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace

@@ -14,9 +14,9 @@ from qaedge.nn import distill
 from qaedge.nn.data import open_split
 from qaedge.nn.distill import Sample, block_loss, floor_variance, quantized_loss, score, train_candidate
 from qaedge.nn.features import Features, compute_features, to_tensor
-from qaedge.nn.graph import trace
 from qaedge.nn.inherit import OwnBlock, start_block
 from qaedge.nn.teacher import Teacher, load_teacher
+from qaedge.nn.tracing import trace
 from qaedge.project import DataConfig, DistillConfig
 
 CPU = torch.device("cpu")

@@ -18,11 +18,12 @@ from qaedge.nn import export_onnx
 from qaedge.nn.blocks import build_block
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.export_onnx import FORMS, write_onnx
-from qaedge.nn.graph import Graph, Node, trace
+from qaedge.nn.graph import Graph, Node
 from qaedge.nn.onnx_session import OnnxSession
 from qaedge.nn.parity import BLOCK_BOUND, NETWORK_BOUND, Parity, block_parity, check, network_parity
 from qaedge.nn.quantize import QuantizedGraph, calibrate
 from qaedge.nn.teacher import Teacher, cut
+from qaedge.nn.tracing import trace
 
 Shape = tuple[int, int, int]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from qaedge.candidate import QuantScheme
 from qaedge.errors import TeacherError
-from qaedge.nn.graph import Graph, trace
+from qaedge.nn.graph import Graph
 from qaedge.nn.quantize import (
     Layout,
     QuantizedGraph,
@@ -24,6 +24,7 @@ from qaedge.nn.quantize import (
     round_ste,
     weight_scales,
 )
+from qaedge.nn.tracing import trace
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 RANGES = st.tuples(NUMBERS, NUMBERS).map(sorted)

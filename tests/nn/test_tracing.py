@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from qaedge.errors import UnsupportedOperator
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2
-from qaedge.nn.graph import _CONVERTERS, OPERATORS, Graph, trace
+from qaedge.nn.graph import OPERATORS, Graph
+from qaedge.nn.tracing import _CONVERTERS, trace
 
 
 class Does(nn.Module):
