@@ -155,13 +155,13 @@ class Workspace:
         """The space resolved against the teacher."""
         return self.results / "space.json"
 
-    def loss_file(self, space_hash: str) -> Path:
-        """The loss table of a space."""
-        return self.results / space_hash / "loss.jsonl"
+    def loss_file(self, origin: str) -> Path:
+        """The loss table of a teacher; `origin` is `SearchSpace.origin`."""
+        return self.results / origin / "loss.jsonl"
 
-    def weights_folder(self, space_hash: str) -> Path:
+    def weights_folder(self, origin: str) -> Path:
         """Distilled weights, a safetensors file for each (block, candidate)."""
-        return self.results / space_hash / "weights"
+        return self.results / origin / "weights"
 
     def latency_file(self, device: str) -> Path:
         """The latency table of a device."""

@@ -130,6 +130,15 @@ class SearchSpace(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     @property
+    def origin(self) -> str:
+        """Twelve hex digits of what block losses depend on: the teacher, and how it is cut.
+
+        Weights and losses lie under it, so that a space that grows keeps what was distilled.
+        """
+        cut = [(block.name, block.input_shape, block.output_shape) for block in self.blocks]
+        return hashlib.sha256(msgspec.json.encode((self.teacher, cut))).hexdigest()[:12]
+
+    @property
     def networks(self) -> int:
         """How many networks the space holds."""
         return math.prod(len(block.candidates) for block in self.blocks)

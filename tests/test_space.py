@@ -157,3 +157,10 @@ def test_a_broken_resolved_space_is_told(tmp_path, change, match):
 def test_a_space_not_resolved_yet_names_the_command(tmp_path):
     with pytest.raises(MissingFile, match="Make it with: qaedge space"):
         SearchSpace.load(tmp_path / "space.json")
+
+
+def test_what_was_distilled_outlives_a_space_that_grows():
+    space = make_space(candidates=4)
+    assert make_space(candidates=5).origin == space.origin
+    assert make_space(teacher="cd" * 32).origin != space.origin
+    assert make_space(blocks=2).origin != space.origin

@@ -42,9 +42,9 @@ def project(folder: Path) -> None:
     results.mkdir()
     search_speed.write_files(results, 6, 200)
     space = search_speed.SearchSpace.load(results / "space.json")
-    (results / space.hash).mkdir()
+    (results / space.origin).mkdir()
     (results / "local").mkdir()
-    (results / "loss.jsonl").rename(results / space.hash / "loss.jsonl")
+    (results / "loss.jsonl").rename(results / space.origin / "loss.jsonl")
     (results / "latency.jsonl").rename(results / "local" / "latency.jsonl")
     (folder / "qaedge.toml").write_text(PROJECT)
 

@@ -40,7 +40,7 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
     report.note(f"{total - missing} of {total} rows are there; {missing} to go.", quiet)
     for _ in report.progress(fill_library(workspace, teacher, space), "distilling", quiet):
         pass
-    table = LossTable(LossTable.store(workspace.loss_file(space.hash)).rows())
+    table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     rows = []
     for block in space.blocks:
         losses = sorted(table.row(block.name, c).loss for c in block.candidates)

@@ -91,7 +91,7 @@ def _problem(workspace: Workspace, device: str, latency: str | None, size: str |
     from qaedge.search import Constraint, build_problem
 
     space = saved_space(workspace)
-    losses = LossTable(LossTable.store(workspace.loss_file(space.hash)).rows())
+    losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     if not losses.rows:
         raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
     table = LatencyTable(device, LatencyTable.store(workspace.latency_file(device)).rows())

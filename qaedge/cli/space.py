@@ -85,7 +85,7 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
 
 def look(workspace: Workspace, space: SearchSpace) -> Listing:
     """Count what is there and what is missing, for the project's device and each that was measured on."""
-    losses = LossTable(LossTable.store(workspace.loss_file(space.hash)).rows())
+    losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     names = [workspace.project.device]
     names += [name for name in known_devices() if name not in names and workspace.latency_file(name).exists()]
     tables = {name: LatencyTable(name, LatencyTable.store(workspace.latency_file(name)).rows()) for name in names}

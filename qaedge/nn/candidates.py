@@ -109,7 +109,7 @@ def _export(
         path = folder / f"{_file_name(key, form)}.onnx"
         return write_onnx(graph, path, name=key)
     form = choose(scheme.weight_bits)[0]
-    quantized = calibrate(graph, [_noise(input_shape)], scheme)
+    quantized = calibrate(graph, [_noise(input_shape)], scheme, float_tail=not integer_ends)
     path = folder / f"{_file_name(key, form)}.onnx"
     return write_onnx(quantized, path, form, name=key, integer_ends=integer_ends)
 

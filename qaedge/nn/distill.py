@@ -177,7 +177,7 @@ def quantized_loss(graph: Graph, scheme: QuantScheme, sample: Sample, images: in
     """
     count = min(images, 2 * len(sample.scored), len(sample.train))
     batches = (to_tensor(sample.inputs[[i]]) for i in sample.spread(count))
-    return score(calibrate(graph, batches, scheme).freeze(), sample)
+    return score(calibrate(graph, batches, scheme, float_tail=False).freeze(), sample)
 
 
 def _check_shape(block: nn.Module, sample: Sample) -> None:

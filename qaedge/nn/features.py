@@ -73,9 +73,12 @@ def to_tensor(values: np.ndarray[Any, Any]) -> Tensor:
     return torch.from_numpy(np.asarray(values, np.float32))
 
 
-def features_folder(cache: Path, teacher: Teacher, data: DataConfig, bound_bytes: int) -> Path:
-    """Where the features of a teacher on some data lie; a change of either is another folder."""
-    key = msgspec.json.encode((teacher.digest, data, bound_bytes))
+def features_folder(cache: Path, teacher: Teacher, data: DataConfig, names: tuple[str, ...], bound_bytes: int) -> Path:
+    """Where the features of a teacher on some images lie; a change of any of it is another folder.
+
+    Images count by their names: replacing a file's content keeps the folder.
+    """
+    key = msgspec.json.encode((teacher.digest, data, names, bound_bytes))
     return cache / hashlib.sha256(key).hexdigest()[:12]
 
 

@@ -56,7 +56,7 @@ class Task(msgspec.Struct, frozen=True):
 def weights_path(workspace: Workspace, space: SearchSpace, block: str, spec: BlockSpec) -> Path:
     """Where a candidate's trained weights lie."""
     name = hashlib.sha256(str(spec).encode()).hexdigest()[:16]
-    return workspace.weights_folder(space.hash) / block / f"{name}.safetensors"
+    return workspace.weights_folder(space.origin) / block / f"{name}.safetensors"
 
 
 def load_candidate(
@@ -86,7 +86,7 @@ def load_candidate(
 
 def missing_tasks(workspace: Workspace, space: SearchSpace) -> list[Task]:
     """Return what the loss table lacks, block by block."""
-    table = LossTable(LossTable.store(workspace.loss_file(space.hash)).rows())
+    table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     tasks: dict[tuple[str, BlockSpec], list[QuantScheme]] = {}
     for block in space.blocks:
         for candidate in block.candidates:
@@ -106,7 +106,7 @@ def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> 
         TeacherError: candidates that could not be trained.
         QaedgeError: another process distills the same space.
     """
-    with only_one(workspace.loss_file(space.hash).with_name("distill.lock"), "distilling"):
+    with only_one(workspace.loss_file(space.origin).with_name("distill.lock"), "distilling"):
         yield from _fill(workspace, teacher, space)
 
 
@@ -116,8 +116,8 @@ def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterato
         return
     config, data = workspace.project.distill, workspace.project.data
     bound = parse_bytes(config.cache)
-    folder = features_folder(workspace.cache, teacher, data, bound)
     split = open_split(data, workspace.path(data.path) if data.path else None, "train")
+    folder = features_folder(workspace.cache, teacher, data, split.names, bound)
     yield from compute_features(folder, teacher, split, bound)
     check_enough(len(Features(folder)))  # here, and not in every candidate
     cuda = torch.cuda.is_available()
@@ -242,7 +242,7 @@ class _Bench:
         path = weights_path(self.workspace, self.space, task.block, task.spec)
         trained = self._train(task, path)
         graph = trace(trained.module, self.teacher.block(task.block).input_shape)
-        store = LossTable.store(self.workspace.loss_file(self.space.hash))
+        store = LossTable.store(self.workspace.loss_file(self.space.origin))
         rows = []
         for scheme in task.schemes:
             loss = (

@@ -61,8 +61,14 @@ class Scale:
 class Layout:
     """Which tensors of a graph are quantized, and which of them share a scale."""
 
-    def __init__(self, graph: Graph) -> None:
-        """Decide from the operators alone; no numbers are needed."""
+    def __init__(self, graph: Graph, float_tail: bool = True) -> None:
+        """Decide from the operators alone; no numbers are needed.
+
+        Args:
+            graph: a whole network, or a block of one.
+            float_tail: leave what follows the last weights in float, as a network's end; a block
+                puts out integers whatever its last operator is.
+        """
         uses = graph.uses()
         by_name = {node.name: node for node in graph.nodes}
         readers: dict[str, list[Node]] = {}
@@ -78,7 +84,7 @@ class Layout:
         #: tensors after the last quantized one
         self.tail: set[str] = set()
         name = graph.output
-        while name in by_name and by_name[name].operator in TAIL:
+        while float_tail and name in by_name and by_name[name].operator in TAIL:
             self.tail.add(name)
             name = by_name[name].inputs[0]
             if uses[name] > 1:
@@ -130,6 +136,7 @@ class QuantizedGraph(nn.Module):
         scheme: QuantScheme,
         scales: dict[str, Scale],
         weight_bits: Mapping[str, int] | None = None,
+        float_tail: bool = True,
     ) -> None:
         """Keep the parts.
 
@@ -138,13 +145,14 @@ class QuantizedGraph(nn.Module):
             scheme: bits of weights and activations.
             scales: one for each of `Layout(graph).owners`.
             weight_bits: node -> bits of its weights, where they are not the scheme's.
+            float_tail: see `Layout`.
         """
         super().__init__()
         self.graph = graph
         self.scheme = scheme
         self.weight_bits = dict(weight_bits or {})
         self.scales = scales
-        self.layout = Layout(graph)
+        self.layout = Layout(graph, float_tail)
         self._frozen: dict[str, tuple[Tensor | None, Tensor | None]] | None = None
 
     def scale_of(self, name: str) -> Scale | None:
@@ -199,6 +207,7 @@ def calibrate(
     batches: Iterable[Tensor],
     scheme: QuantScheme,
     weight_bits: Mapping[str, int] | None = None,
+    float_tail: bool = True,
 ) -> QuantizedGraph:
     """Find the range of each quantized tensor on calibration batches (min to max) and fix the scales.
 
@@ -207,11 +216,12 @@ def calibrate(
         batches: tensors (batch, channels, height, width) as they enter the graph.
         scheme: bits of weights and activations.
         weight_bits: node -> bits of its weights, where they are not the scheme's.
+        float_tail: see `Layout`; False for a block.
 
     Raises:
         TeacherError: a tensor holds NaN or infinity, or there is no batch.
     """
-    layout = Layout(graph)
+    layout = Layout(graph, float_tail)
     owners = set(layout.owners)
     lows: dict[str, float] = {}
     highs: dict[str, float] = {}
@@ -231,4 +241,4 @@ def calibrate(
     if not lows:
         raise TeacherError("Calibration saw no images.", "Give at least one calibration image.")
     scales = {name: Scale.of_range(lows[name], highs[name], scheme.activation_bits) for name in lows}
-    return QuantizedGraph(graph, scheme, scales, weight_bits)
+    return QuantizedGraph(graph, scheme, scales, weight_bits, float_tail)

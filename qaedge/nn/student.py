@@ -71,7 +71,7 @@ class StudentReport(msgspec.Struct, frozen=True):
 
 def student_folder(workspace: Workspace, space: SearchSpace, name: str) -> Path:
     """Where a student and what it took lies."""
-    return workspace.results / space.hash / "students" / name
+    return workspace.results / space.origin / "students" / name
 
 
 def build_student(

@@ -191,7 +191,7 @@ def test_an_architecture_of_another_space_is_refused(copy, qaedge):
 
 
 def test_blocks_that_were_not_distilled_are_named(copy, qaedge):
-    shutil.rmtree(copy.workspace.weights_folder(copy.space.hash))
+    shutil.rmtree(copy.workspace.weights_folder(copy.space.origin))
     ran = qaedge("build", copy.folder / "small.json", "--project", copy.file)
     assert ran.status == 1 and "Run: qaedge distill" in ran.err
     assert all(text in ran.err for text in ("stage1 conv_k3", "stage3 ir_k3", "head poolcontext"))
@@ -223,7 +223,7 @@ def test_damaged_weights_of_a_student_are_named(copy, qaedge):
 
 
 def test_weights_of_another_shape_between_blocks_are_refused(copy, qaedge):
-    folder = copy.workspace.weights_folder(copy.space.hash)
+    folder = copy.workspace.weights_folder(copy.space.origin)
     one, other = next((folder / "stage1").iterdir()), next((folder / "head").iterdir())
     one.write_bytes(other.read_bytes())
     ran = qaedge("build", copy.folder / "small.json", "--project", copy.file)

@@ -19,6 +19,7 @@ from qaedge.nn.features import Features, compute_features, features_folder, to_t
 from qaedge.nn.teacher import Teacher, load_teacher, record
 from qaedge.project import Workspace
 
+NAMES = ("one", "two")
 BOUND = 1 << 20
 
 
@@ -103,14 +104,15 @@ def test_an_interrupted_cache_is_computed_again(tmp_path, teacher, split):
 
 def test_another_teacher_or_other_data_is_another_folder(tmp_path, workspace, teacher):
     data = workspace.project.data
-    here = features_folder(tmp_path, teacher, data, BOUND)
-    assert here == features_folder(tmp_path, load_teacher(workspace), data, BOUND)
+    here = features_folder(tmp_path, teacher, data, NAMES, BOUND)
+    assert here == features_folder(tmp_path, load_teacher(workspace), data, NAMES, BOUND)
     others = (
-        features_folder(tmp_path, msgspec.structs.replace(teacher, digest="other"), data, BOUND),
-        features_folder(tmp_path, teacher, msgspec.structs.replace(data, count=13), BOUND),
-        features_folder(tmp_path, teacher, data, BOUND * 2),
+        features_folder(tmp_path, msgspec.structs.replace(teacher, digest="other"), data, NAMES, BOUND),
+        features_folder(tmp_path, teacher, msgspec.structs.replace(data, count=13), NAMES, BOUND),
+        features_folder(tmp_path, teacher, data, NAMES, BOUND * 2),
+        features_folder(tmp_path, teacher, data, (*NAMES, "more"), BOUND),
     )
-    assert len({here, *others}) == 4 and {p.parent for p in others} == {tmp_path}
+    assert len({here, *others}) == 5 and {p.parent for p in others} == {tmp_path}
 
 
 def test_a_damaged_cache_is_said(tmp_path, teacher, split):

@@ -34,7 +34,7 @@ class Library(msgspec.Struct):
 
     @property
     def rows(self) -> list[LossRow]:
-        return list(LossTable.store(self.workspace.loss_file(self.space.hash)).rows())
+        return list(LossTable.store(self.workspace.loss_file(self.space.origin)).rows())
 
 
 def fill(folder: Path) -> Library:
@@ -61,7 +61,7 @@ def copy(filled: Library, tmp_path: Path) -> Library:
 def keep_rows(library: Library, wanted: Any) -> list[LossRow]:
     """Write the loss table anew with some of its rows."""
     kept = [row for row in library.rows if wanted(row)]
-    path = library.workspace.loss_file(library.space.hash)
+    path = library.workspace.loss_file(library.space.origin)
     path.unlink()
     store = LossTable.store(path)
     for row in kept:
@@ -107,9 +107,9 @@ def test_losses_are_those_of_the_kept_weights(filled):
 
 
 def test_a_second_run_does_nothing(filled):
-    before = filled.workspace.loss_file(filled.space.hash).read_bytes()
+    before = filled.workspace.loss_file(filled.space.origin).read_bytes()
     assert list(fill_library(filled.workspace, filled.teacher, filled.space)) == []
-    assert filled.workspace.loss_file(filled.space.hash).read_bytes() == before
+    assert filled.workspace.loss_file(filled.space.origin).read_bytes() == before
 
 
 def test_a_missing_row_is_filled_from_kept_weights(copy):
@@ -158,7 +158,7 @@ def test_weights_of_another_shape_are_damaged(copy):
 
 
 def test_a_full_disk_ends_it_and_keeps_what_is_done(copy):
-    weights = copy.workspace.weights_folder(copy.space.hash)
+    weights = copy.workspace.weights_folder(copy.space.origin)
     limit = min(p.stat().st_size for p in weights.rglob("*.safetensors")) - 1
     shutil.rmtree(weights)
     rows = keep_rows(copy, lambda r: r.spec.startswith("own"))
@@ -170,7 +170,7 @@ def test_a_full_disk_ends_it_and_keeps_what_is_done(copy):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert copy.rows[: len(rows)] == rows
-    assert not [p for p in copy.workspace.weights_folder(copy.space.hash).rglob("*") if p.name.startswith(".")]
+    assert not [p for p in copy.workspace.weights_folder(copy.space.origin).rglob("*") if p.name.startswith(".")]
 
 
 def test_a_damaged_cache_is_an_error_of_its_own(copy):
@@ -181,7 +181,7 @@ def test_a_damaged_cache_is_an_error_of_its_own(copy):
 
 
 def test_a_space_is_distilled_by_one_at_a_time(copy):
-    lock = copy.workspace.loss_file(copy.space.hash).with_name("distill.lock")
+    lock = copy.workspace.loss_file(copy.space.origin).with_name("distill.lock")
     with (
         only_one(lock, "distilling"),
         pytest.raises(QaedgeError, match=r"Another process \(process \d+\) is distilling"),

@@ -154,6 +154,7 @@ def test_a_tail_that_something_else_reads_ends_there():
     up = nn.Upsample(scale_factor=2, mode="bilinear")
     graph = trace(Does(lambda m, x: m.up(m.down(m.up(x)) + m.up(x)), up=up, down=conv(3, 3)).eval(), (3, 8, 8))
     assert len(Layout(graph).tail) == 1
+    assert Layout(graph, float_tail=False).tail == set()
 
 
 def test_every_quantized_tensor_lies_on_its_grid():
