@@ -51,7 +51,7 @@ def alive(pid: int) -> bool:
 
 
 def rows_of(workspace: Workspace) -> list[LossRow]:
-    return list(LossTable.store(workspace.loss_file(space_of(workspace).hash)).rows())
+    return list(LossTable.store(workspace.loss_file(space_of(workspace).origin)).rows())
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_nothing_finished_is_lost(tmp_path, spawn, qaedge):
     """Ctrl-C, then kill -9, then to the end: every row once, and no process is left behind."""
     workspace = write_project(tmp_path, steps=60)
     file = tmp_path / "qaedge.toml"
-    loss = workspace.loss_file(space_of(workspace).hash)
+    loss = workspace.loss_file(space_of(workspace).origin)
 
     def start() -> subprocess.Popen[str]:
         return spawn("distill", "--project", file, start_new_session=True)

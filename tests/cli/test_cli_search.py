@@ -78,7 +78,7 @@ def test_a_limit_without_its_unit_is_wrong_usage(flags, tables, qaedge):
 
 
 def test_an_empty_table_names_the_command_that_fills_it(tables, qaedge):
-    Workspace.open().loss_file(tables.hash).unlink()
+    Workspace.open().loss_file(tables.origin).unlink()
     ran = qaedge("search")
     assert ran.status == 1 and "qaedge distill" in ran.err
 
