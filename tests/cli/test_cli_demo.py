@@ -1,0 +1,52 @@
+"""`qaedge demo` on a project small enough for a test: every step is real, only the sizes are not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qaedge import cli
+from qaedge.cli import demo
+
+SMALLER = {
+    "height = 128": "height = 32",
+    "width = 192": "width = 48",
+    "count = 160": "count = 16",
+    "steps = 40": "steps = 2",
+    "epochs = 6": "epochs = 1",
+    "crop = [128, 192]": "crop = [32, 48]",
+    'latency = "75%"': 'latency = "100%"',
+}
+
+
+@pytest.mark.slow
+def test_the_demo_ends_in_figures_and_a_picture_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    project = demo.PROJECT
+    for large, small in SMALLER.items():
+        assert large in project, "the demo's project has changed"
+        project = project.replace(large, small)
+    (folder / "qaedge.toml").write_text(project)
+
+    assert cli.run(["demo", "--folder", str(folder), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    kept = json.loads((folder / "result.json").read_text())
+    assert printed == kept
+    for network in ("baseline", "student"):
+        assert 0 < kept[network]["miou"] < 1
+        assert kept[network]["latency_s"] > 0
+        name = "teacher" if network == "baseline" else "student"
+        assert kept[network]["size_bytes"] == (folder / f"{name}.onnx").stat().st_size
+    assert kept["predicted_latency_s"] > 0 and kept["seconds"] > 0
+    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
+
+    teacher = (folder / "teacher.safetensors").read_bytes()
+    assert cli.run(["demo", "--folder", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "teacher, INT8" in shown and "found, INT8" in shown
+    assert (folder / "teacher.safetensors").read_bytes() == teacher
+    again = json.loads((folder / "result.json").read_text())
+    assert again["baseline"]["miou"] == kept["baseline"]["miou"]
