@@ -82,7 +82,7 @@ def run(
         raise MeasurementError(
             f"{len(failed)} of {len(files)} files were not measured: "
             f"{', '.join(failure.artifact.name for failure in failed)}.",
-            "\n".join(str(failure.error) for failure in failed),
+            "\n".join(dict.fromkeys(failure.error.hint for failure in failed if failure.error.hint)),
         )
 
 
