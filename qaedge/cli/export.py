@@ -19,7 +19,10 @@ EXAMPLES = ("qaedge export architecture", "qaedge export teacher --output teache
 
 
 class Exported(msgspec.Struct, frozen=True):
-    """A file that was written and checked; `same_class` is a share of pixels."""
+    """A file that was written and checked.
+
+    `same_class` is a share of pixels, `within_one_step` of the outputs of the worst block.
+    """
 
     file: str
     manifest: str
@@ -29,6 +32,7 @@ class Exported(msgspec.Struct, frozen=True):
     form_reason: str
     miou: float
     same_class: float | None
+    within_one_step: float | None
 
 
 def run(
@@ -66,14 +70,15 @@ def run(
         form_reason=found.form_reason,
         miou=found.miou,
         same_class=parity.same_class,
+        within_one_step=parity.within_one_step,
     )
     if as_json:
         report.json_out([row])
         return
-    same = "float" if row.same_class is None else f"{100 * row.same_class:.2f} %"
+    same, steps = (None if v is None else f"{100 * v:.2f} %" for v in (row.same_class, row.within_one_step))
     report.table(
-        ("file", "form", ">size", ">mIoU", ">same class as torch"),
-        [(row.file, row.form, format_bytes(row.size_bytes), f"{row.miou:.4f}", same)],
+        ("file", "form", ">size", ">mIoU", ">same class as torch", ">blocks within a step"),
+        [(row.file, row.form, format_bytes(row.size_bytes), f"{row.miou:.4f}", same, steps)],
         title=f"{row.form}: {row.form_reason}",
     )
     report.note(f"Manifest: {manifest}. Next: qaedge bench {path}", quiet)

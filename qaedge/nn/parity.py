@@ -24,8 +24,9 @@ NETWORK_BOUND = 0.995
 class Parity(msgspec.Struct, frozen=True):
     """How alike two runs were.
 
-    `within_one_step` counts outputs at most one quantization step apart (blocks), `same_class`
-    pixels whose largest logit is the same (networks); both are shares. None: not applicable.
+    `within_one_step` counts outputs at most one quantization step apart (blocks; of several, the
+    worst), `same_class` pixels whose largest logit is the same (networks); both are shares. None:
+    not applicable.
     """
 
     images: int
