@@ -29,12 +29,13 @@ from qaedge.nn.student import load_report, student_folder
 from qaedge.nn.teacher import load_teacher
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
-from qaedge.tables import LatencyTable
+from qaedge.tables import LatencyTable, LossTable
 
 HERE = Path(__file__).resolve().parent
 PROJECT = HERE / "qaedge.toml"
 WORK = HERE / "work"
 NETWORKS = 12
+EPOCHS = 12
 
 
 def command(*arguments: str) -> None:
@@ -59,14 +60,14 @@ def random_network(space: SearchSpace, random: np.random.Generator) -> Architect
 def main() -> None:
     """Run what is missing, then measure everything in one session."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--latency", default="72%", help="limit for the search")
+    parser.add_argument("--latency", default="73%", help="limit for the search")
     limit = parser.parse_args().latency
     started = time.perf_counter()
     architecture = WORK / "student.json"
     weights = WORK / "teacher.safetensors"
     if not weights.exists():
         given = Path(os.environ["QAEDGE_DATA"]) / "teachers" / "deeplabv3_mobilenetv2_camvid.safetensors"
-        command("teacher", "train", "--from", str(given), "--epochs", "12")
+        command("teacher", "train", "--from", str(given), "--epochs", str(EPOCHS))
     command("distill")
     command("profile")
     command("search", "--latency", limit, "--output", str(architecture), "--plot", str(HERE / "front.png"))
@@ -132,6 +133,8 @@ def main() -> None:
         "networks": rows,
         "networks_mape": float(np.abs(offs).mean()),
         "networks_worst": float(np.abs(offs).max()),
+        "teacher": f"the given CamVid teacher, trained {EPOCHS} epochs more by qaedge teacher train",
+        "distill": distill_figures(workspace, space),
         "space": {"candidates": [len(b.candidates) for b in space.blocks], "networks": space.networks},
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "versions": {"python": platform.python_version()}
@@ -146,6 +149,19 @@ def main() -> None:
         f"predicted {1e3 * predicted:.2f} ms; {NETWORKS} random networks: "
         f"MAPE {100 * result['networks_mape']:.1f} %, worst {100 * result['networks_worst']:.1f} %"
     )
+
+
+def distill_figures(workspace: Workspace, space: SearchSpace) -> dict[str, object]:
+    """Per block: candidates trained, seconds each, and the share inside forward, backward and step."""
+    rows = list(LossTable.store(workspace.loss_file(space.origin)).rows())
+    figures: dict[str, object] = {}
+    for block in space.blocks:
+        mine = [row for row in rows if row.block == block.name and row.steps]
+        total, inside = sum(row.seconds for row in mine), sum(row.train_seconds for row in mine)
+        figures[block.name] = {"candidates": len(mine), "seconds_each": total / len(mine), "training": inside / total}
+    trained = [row for row in rows if row.steps]
+    figures["training"] = sum(row.train_seconds for row in trained) / sum(row.seconds for row in trained)
+    return figures
 
 
 def processor() -> str:
