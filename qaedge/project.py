@@ -77,6 +77,7 @@ class FinetuneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: int = 8
     learning_rate: float = 5e-4
     crop: tuple[int, int] = (256, 320)
+    scales: tuple[float, float] = (1.0, 1.0)  # images are resized by a factor in between before cropping
     guidance: float = 1.0  # weight of the teacher's logits beside the labels
     freeze_batch_norm: bool = True  # statistics stay as they were distilled
     bfloat16: bool = False  # half precision inside: twice as fast where the processor has it

@@ -15,12 +15,13 @@ import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qaedge.errors import InvalidFile, TeacherError
 from qaedge.files import write_atomic
-from qaedge.nn.data import VOID, Split
+from qaedge.nn.data import VOID, Pixels, Split
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
 
@@ -155,7 +156,7 @@ def _batch(
     """Random crops, half of them mirrored."""
     images, labels = [], []
     for index in chosen:
-        image, label = split.image(int(index)), split.label(int(index))
+        image, label = _scaled(split.image(int(index)), split.label(int(index)), config, random)
         height, width = (min(c, s) for c, s in zip(config.crop, label.shape, strict=True))
         top = int(random.integers(0, label.shape[0] - height + 1))
         left = int(random.integers(0, label.shape[1] - width + 1))
@@ -165,6 +166,18 @@ def _batch(
         images.append(image)
         labels.append(label)
     return split.preprocess(np.stack(images)), torch.from_numpy(np.ascontiguousarray(np.stack(labels)))
+
+
+def _scaled(image: Pixels, label: Pixels, config: FinetuneConfig, random: np.random.Generator) -> tuple[Pixels, Pixels]:
+    """Resize both by a random factor, but not below the crop."""
+    least, most = config.scales
+    if least == most == 1:
+        return image, label
+    factor = float(np.exp(random.uniform(np.log(least), np.log(most))))
+    height, width = (max(round(s * factor), min(c, s)) for s, c in zip(label.shape, config.crop, strict=True))
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    marked = Image.fromarray(label).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(resized), np.asarray(marked)
 
 
 def _save(path: Path, student: nn.Module, optimizer: torch.optim.Optimizer, epochs: int) -> None:
