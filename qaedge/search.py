@@ -38,6 +38,7 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
         left_out: block -> how many of its candidates lack a row in some table; only where any do.
         doubtful: metric -> how many candidates kept have a measurement with doubts; only where any do.
         teacher: metric -> what the whole teacher costs, measured.
+        power: block losses are raised to it before they are summed; what is returned is plain again.
     """
 
     space: SearchSpace
@@ -47,6 +48,7 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
     left_out: dict[str, int]
     doubtful: dict[str, int]
     teacher: dict[str, float]
+    power: float = 1.0
 
     def limited(self, constraints: Iterable[Constraint]) -> SpaceProblem:
         """Return the same problem under these limits and no others."""
@@ -55,11 +57,11 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
 
     def solve(self) -> Choice:
         """Return the network of least loss; raise Infeasible where no network keeps the limits."""
-        return solve(self.problem)
+        return self._plain(solve(self.problem))
 
     def front(self, metric: str) -> list[Choice]:
         """Return the whole front of loss against `metric`, cheapest first; raise Infeasible."""
-        return front(self.problem, metric)
+        return [self._plain(choice) for choice in front(self.problem, metric)]
 
     def own(self) -> Choice | None:
         """Return the teacher's own blocks as a choice, or None where one of them has no block loss."""
@@ -67,7 +69,15 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
             return None
         blocks = self.problem.blocks
         costs = {m: base + sum(float(b.costs[m][0]) for b in blocks) for m, base in self.problem.base.items()}
-        return Choice((0,) * len(blocks), sum(float(b.losses[0]) for b in blocks), costs)
+        return self._plain(Choice((0,) * len(blocks), 0.0, costs))
+
+    def block_losses(self, choice: Choice) -> tuple[float, ...]:
+        """Return the block loss of each chosen candidate."""
+        chosen = zip(self.problem.blocks, choice.indices, strict=True)
+        return tuple(float(block.losses[index]) ** (1 / self.power) for block, index in chosen)
+
+    def _plain(self, choice: Choice) -> Choice:
+        return msgspec.structs.replace(choice, loss=sum(self.block_losses(choice)))
 
     def candidates(self, choice: Choice) -> tuple[Candidate, ...]:
         """Return the candidate of each block that a choice means."""
@@ -100,6 +110,7 @@ def build_problem(
     losses: LossTable,
     latencies: dict[str, LatencyTable],
     constraints: Iterable[Constraint] = (),
+    power: float = 1.0,
 ) -> SpaceProblem:
     """Turn a space and its tables into arrays.
 
@@ -115,6 +126,8 @@ def build_problem(
         losses: the block losses.
         latencies: device -> its table; may be empty, then there is no cost but the loss.
         constraints: limits on `latency@DEVICE` [s] and `size` [bytes].
+        power: block losses are raised to it before they are summed. 1 is the plain sum; above 1, one
+            bad block counts for more than several that are slightly worse.
 
     Raises:
         NotMeasured: the teacher, one of its own blocks, or every candidate of a block lacks a row.
@@ -133,7 +146,7 @@ def build_problem(
     left_out: dict[str, int] = {}
     doubtful: dict[str, int] = {}
     for block in space.blocks:
-        indices, options = _options(block, losses, latencies, doubtful)
+        indices, options = _options(block, losses, latencies, doubtful, power)
         blocks.append(options)
         kept.append(indices)
         if len(indices) < len(block.candidates):
@@ -146,11 +159,12 @@ def build_problem(
         left_out,
         doubtful,
         teacher,
+        power,
     )
 
 
 def _options(
-    block: Block, losses: LossTable, latencies: dict[str, LatencyTable], doubtful: dict[str, int]
+    block: Block, losses: LossTable, latencies: dict[str, LatencyTable], doubtful: dict[str, int], power: float
 ) -> tuple[tuple[int, ...], Options]:
     """Collect the candidates of a block that have every row; add to `doubtful`."""
     indices: list[int] = []
@@ -169,7 +183,7 @@ def _options(
         if loss is None or None in rows.values():
             continue
         indices.append(index)
-        values.append(loss.loss)
+        values.append(loss.loss**power)
         for number, (device, row) in enumerate(rows.items()):
             assert row is not None
             metric = latency_on(device)

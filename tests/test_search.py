@@ -164,3 +164,31 @@ def test_without_the_own_block_the_teacher_is_no_choice():
     losses, table = make_tables(space)
     part = LossTable(msgspec.structs.replace(row) for row in losses.rows.values() if not row.spec.startswith("own"))
     assert build_problem(space, part, {"local": table}).own() is None
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
+def test_a_power_weighs_block_losses_and_what_is_told_stays_plain(power):
+    space = make_space()
+    losses, table = make_tables(space, seed=3)
+    plain = build_problem(space, losses, {"local": table})
+    limit = Constraint(LATENCY, 0.8 * plain.teacher[LATENCY])
+    found = build_problem(space, losses, {"local": table}, power=power).limited([limit])
+    chosen = found.solve()
+
+    def block_losses(indices):
+        return [
+            losses.row(block.name, block.candidates[index]).loss
+            for block, index in zip(space.blocks, indices, strict=True)
+        ]
+
+    def cost(indices):
+        candidates = [block.candidates[index] for block, index in zip(space.blocks, indices, strict=True)]
+        return table.predict_latency(space, candidates)[0]
+
+    everything = itertools.product(*(range(len(block.candidates)) for block in space.blocks))
+    kept = [indices for indices in everything if cost(indices) <= limit.limit]
+    best = min(kept, key=lambda indices: sum(loss**power for loss in block_losses(indices)))
+    assert chosen.indices == best
+    assert found.block_losses(chosen) == pytest.approx(block_losses(best))
+    assert chosen.loss == pytest.approx(sum(block_losses(best)))
+    assert found.architecture(chosen).loss == chosen.loss

@@ -60,17 +60,32 @@ def random_network(space: SearchSpace, random: np.random.Generator) -> Architect
 def main() -> None:
     """Run what is missing, then measure everything in one session."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--latency", default="73%", help="limit for the search")
-    limit = parser.parse_args().latency
+    parser.add_argument("--latency", default="74%", help="limit for the search")
+    parser.add_argument("--power", default="1.5", help="of the block losses in the search")
+    flags = parser.parse_args()
+    limit, power = flags.latency, flags.power
     started = time.perf_counter()
     architecture = WORK / "student.json"
     weights = WORK / "teacher.safetensors"
     if not weights.exists():
         given = Path(os.environ["QAEDGE_DATA"]) / "teachers" / "deeplabv3_mobilenetv2_camvid.safetensors"
-        command("teacher", "train", "--from", str(given), "--epochs", str(EPOCHS))
+        command(
+            "teacher",
+            "train",
+            "--from",
+            str(given),
+            "--epochs",
+            str(EPOCHS),
+            "--learning-rate",
+            "5e-4",
+            "--guidance",
+            "1",
+        )
     command("distill")
     command("profile")
-    command("search", "--latency", limit, "--output", str(architecture), "--plot", str(HERE / "front.png"))
+    command(
+        "search", "--latency", limit, "--power", power, "--output", str(architecture), "--plot", str(HERE / "front.png")
+    )
     workspace = Workspace.open(PROJECT)
     teacher = load_teacher(workspace)
     space = SearchSpace.load(workspace.space_json)
@@ -128,6 +143,7 @@ def main() -> None:
         "smaller": 1 - student["size_bytes"] / baseline["size_bytes"],
         "points_lost": 100 * (baseline["miou"] - student["miou"]),
         "limit": limit,
+        "power": float(power),
         "architecture": {c.block: c.spec for c in chosen.choices},
         "form": next(iter(table.rows.values())).form,
         "networks": rows,

@@ -47,6 +47,13 @@ def run(
     ] = False,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the chosen network.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the front as PNG.")] = None,
+    power: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            help="Raise block losses to this before summing: above 1, one bad block counts for more than several.",
+        ),
+    ] = 1.0,
     device: options.ForDevice = None,
     project: options.Project = None,
     as_json: options.Json = False,
@@ -59,7 +66,7 @@ def run(
     """
     workspace = Workspace.open(project)
     name = load_device(device or workspace.project.device).name
-    found = _problem(workspace, name, latency, size)
+    found = _problem(workspace, name, latency, size, power)
     if found.left_out:
         counts = ", ".join(f"{count} in {block}" for block, count in found.left_out.items())
         report.warn(f"candidates without a row in both tables are left out: {counts}. See: qaedge space")
@@ -87,7 +94,7 @@ def run(
         report.note(f"Next: qaedge build {output}", quiet)
 
 
-def _problem(workspace: Workspace, device: str, latency: str | None, size: str | None) -> SpaceProblem:
+def _problem(workspace: Workspace, device: str, latency: str | None, size: str | None, power: float) -> SpaceProblem:
     from qaedge.search import Constraint, build_problem
 
     space = saved_space(workspace)
@@ -95,7 +102,7 @@ def _problem(workspace: Workspace, device: str, latency: str | None, size: str |
     if not losses.rows:
         raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
     table = LatencyTable(device, LatencyTable.store(workspace.latency_file(device)).rows())
-    found = build_problem(space, losses, {device: table})
+    found = build_problem(space, losses, {device: table}, power=power)
     limits = workspace.project.limits
     wanted = {
         latency_on(device): limits.latency if latency is None else latency,
@@ -109,7 +116,7 @@ def _problem(workspace: Workspace, device: str, latency: str | None, size: str |
 
 
 def _show_choice(found: SpaceProblem, choice: Choice, chosen: Architecture, device: str) -> None:
-    table, blocks = found.latencies[device], found.problem.blocks
+    table = found.latencies[device]
     report.table(
         ("block", "candidate", "scheme", ">block loss", ">alone", ">teacher's own"),
         [
@@ -117,12 +124,12 @@ def _show_choice(found: SpaceProblem, choice: Choice, chosen: Architecture, devi
                 block.name,
                 picked.spec if not picked.spec.is_own else "the teacher's own",
                 picked.scheme,
-                f"{arrays.losses[index]:.4f}",
+                f"{loss:.4f}",
                 format_seconds(table.row(picked.key).measurement.median_s),
                 format_seconds(table.row(block.candidates[0].key).measurement.median_s),
             )
-            for block, picked, arrays, index in zip(
-                found.space.blocks, found.candidates(choice), blocks, choice.indices, strict=True
+            for block, picked, loss in zip(
+                found.space.blocks, found.candidates(choice), found.block_losses(choice), strict=True
             )
         ],
     )

@@ -28,6 +28,15 @@ def run(
             "--learning-rate", min=0, help="[default: the project's finetune.learning_rate]", show_default=False
         ),
     ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            "--guidance",
+            min=0,
+            help="Weight of its own classes before training.  [default: the project's finetune.guidance]",
+            show_default=False,
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -76,6 +85,8 @@ def run(
         msgspec.structs.replace(workspace.project, teacher=msgspec.structs.replace(given, weights=start)),
     )
     config = msgspec.structs.replace(workspace.project.finetune, epochs=epochs)
+    if guidance is not None:
+        config = msgspec.structs.replace(config, guidance=guidance)
     if not start:  # fresh weights have no statistics that could be kept, and nothing to say
         config = msgspec.structs.replace(config, freeze_batch_norm=False, guidance=0.0)
     if learning_rate is not None:

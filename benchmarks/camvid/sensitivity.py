@@ -1,0 +1,84 @@
+"""What a block's loss does to the whole network: `QAEDGE_DATA=... python benchmarks/camvid/sensitivity.py`.
+
+After run.py. Each block of the teacher is replaced, alone, by candidates of growing block loss, and
+the Kullback-Leibler divergence of the network's classes from the teacher's is taken over training
+images, in float. Writes sensitivity.json beside itself.
+"""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from qaedge.files import write_json
+from qaedge.nn.library import load_candidate
+from qaedge.nn.student import open_splits
+from qaedge.nn.teacher import load_teacher, with_blocks
+from qaedge.project import Workspace
+from qaedge.space import SearchSpace
+from qaedge.tables import LossTable
+
+HERE = Path(__file__).resolve().parent
+IMAGES, PER_BLOCK = 16, 5
+
+
+def divergence(network: nn.Module, images: Tensor, wanted: list[Tensor]) -> float:
+    """Mean over pixels of KL(teacher, network) [nat]."""
+    total = 0.0
+    with torch.no_grad():
+        for image, log_p in zip(images, wanted, strict=True):
+            log_q = network(image[None]).log_softmax(1)
+            total += float((log_p.exp() * (log_p - log_q)).sum(1).mean())
+    return total / len(images)
+
+
+def main() -> None:
+    """Replace, measure, fit a power law, write."""
+    workspace = Workspace.open(HERE / "qaedge.toml")
+    teacher = load_teacher(workspace)
+    space = SearchSpace.load(workspace.space_json)
+    table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
+    train, _ = open_splits(workspace)
+    chosen = np.linspace(0, len(train) - 1, IMAGES).astype(int)
+    images = train.preprocess(np.stack([train.image(int(i)) for i in chosen]))
+    with torch.no_grad():
+        wanted = [teacher.module(image[None]).log_softmax(1) for image in images]
+    rows = []
+    for block in space.blocks:
+        losses = sorted(
+            ((table.row(block.name, c).float_loss, c) for c in block.candidates[1:] if "_k5" not in str(c.spec)),
+            key=lambda pair: pair[0],
+        )
+        useful = [pair for pair in losses if 0.002 < pair[0] < 0.3]
+        picked = [useful[int(i)] for i in np.unique(np.linspace(0, len(useful) - 1, PER_BLOCK).astype(int))]
+        for loss, candidate in picked:
+            module = load_candidate(workspace, space, teacher, block.name, candidate.spec)
+            found = divergence(with_blocks(teacher, {block.name: module}).eval(), images, wanted)
+            rows.append({"block": block.name, "spec": str(candidate.spec), "block_loss": loss, "divergence": found})
+            print(f"{block.name:8} block loss {loss:.4f} divergence {found:.5f}", flush=True)
+    powers = {}
+    for block in space.blocks:
+        mine = [r for r in rows if r["block"] == block.name]
+        x, y = (np.log([r[key] for r in mine]) for key in ("block_loss", "divergence"))
+        powers[block.name] = float(np.polyfit(x, y, 1)[0])
+    median = float(np.median(list(powers.values())))
+    print(f"divergence grows with the block loss to the power {median:.2f} (median over blocks)")
+    write_json(
+        HERE / "sensitivity.json",
+        {
+            "rows": rows,
+            "power": powers,
+            "median_power": median,
+            "images": IMAGES,
+            "torch": str(torch.__version__),
+            "date": datetime.date.today().isoformat(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
