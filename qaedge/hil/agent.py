@@ -224,7 +224,9 @@ class AgentSession:
                 f"The agent on {self.device.name} speaks protocol {hello.protocol}, not {frames.PROTOCOL}."
             )
         texts = {f: frames.clean(v) for f in hello.__struct_fields__ if isinstance(v := getattr(hello, f), str)}
-        tables = {f: _clean_table(getattr(hello, f)) for f in ("runtimes", "runtime_failures")}
+        tables = {
+            f: _clean_table(getattr(hello, f)) for f in ("runtimes", "runtime_failures", "governor", "clock_limits_khz")
+        }
         hello = msgspec.structs.replace(hello, **texts, **tables)
         wanted = self.device.runtimes
         if not any(name in hello.runtimes for name in wanted):
