@@ -34,12 +34,12 @@ def fingerprint_of(measurement: Measurement) -> dict[str, Any]:
     """Return what the device was, and how it was used, while something was measured."""
     pin = {"pin": measurement.settings["pin"]} if "pin" in measurement.settings else {}
     return {
+        **measurement.fingerprint,
         "device": measurement.device,
         "runtime": measurement.runtime,
         "runtime_version": measurement.runtime_version,
         "threads": measurement.threads,
         **pin,
-        **measurement.fingerprint,
     }
 
 
