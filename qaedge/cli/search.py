@@ -66,7 +66,8 @@ def run(
         counts = ", ".join(f"{count} in {block}" for block, count in found.left_out.items())
         report.warn(f"candidates without a row in both tables are left out: {counts}. See: qaedge space")
     for metric, count in found.doubtful.items():
-        report.note(f"{title(metric)}: {count} candidates were measured with doubts, such as unstable rounds.", quiet)
+        candidates = "candidate was" if count == 1 else "candidates were"
+        report.note(f"{title(metric)}: {count} {candidates} measured with doubts, such as unstable rounds.", quiet)
 
     if pareto and not (output or plot):
         _show_front(found, name, as_json, quiet)

@@ -174,8 +174,10 @@ def _run(
         for worker in started:
             worker.join()
     if failed:
+        candidates = "candidate" if len(failed) == 1 else "candidates"
         raise TeacherError(
-            f"{len(failed)} candidates could not be distilled: {', '.join(failed[:3])}{' ...' if failed[3:] else ''}.",
+            f"{len(failed)} {candidates} could not be distilled: "
+            f"{', '.join(failed[:3])}{' ...' if failed[3:] else ''}.",
             "The others are kept. Take these out of the space, or mend what the warnings say, and run it again.",
         )
 
