@@ -58,7 +58,8 @@ def open_session(device: Device, target: Target | None = None, wait_s: float = 0
     """Start the agent on a device; use it in a `with` statement.
 
     Without a target the device is this machine. `wait_s` is how long to wait where somebody else
-    measures there. Without `lock` only the greeting can be read, also while somebody measures. Raises AgentFailed, DeviceLost, DeviceBusy or ProtocolError.
+    measures there. Without `lock` only the greeting can be read, also while somebody measures.
+    Raises AgentFailed, DeviceLost, DeviceBusy or ProtocolError.
     """
     if target is None:
         if device.connection != "local":

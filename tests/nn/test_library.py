@@ -126,7 +126,7 @@ def test_a_missing_row_is_filled_from_kept_weights(copy):
     before = paths[kept].read_bytes()
     paths[damaged].write_bytes(paths[damaged].read_bytes()[:100])
     steps: list[Step] = []
-    with pytest.raises(TeacherError, match="1 candidates could not be distilled: stage3") as caught:
+    with pytest.raises(TeacherError, match="1 candidate could not be distilled: stage3") as caught:
         for step in fill_library(copy.workspace, copy.teacher, copy.space):
             steps.append(step)
     assert damaged in caught.value.message and "The others are kept" in caught.value.hint
