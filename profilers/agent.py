@@ -72,6 +72,7 @@ class Agent:
                 self._runtimes[name] = importlib.import_module(module)
             except Exception as error:  # noqa: BLE001 - a broken installation raises anything; the host is told
                 failures[name] = "%s: %s" % (type(error).__name__, str(error)[:500])
+        readings = conditions.read()
         self._link.send(
             "hello",
             protocol=PROTOCOL,
@@ -83,6 +84,7 @@ class Agent:
             runtimes={name: module.VERSION for name, module in self._runtimes.items()},
             runtime_failures=failures,
             **conditions.facts(),
+            **{name: readings[name] for name in ("governor", "clock_limits_khz") if name in readings},
         )
 
     def _begin(self, message: Message) -> None:

@@ -42,7 +42,7 @@ def _present(readings: Readings) -> Readings:
 
 
 def facts(root: str = "/") -> Readings:
-    """Return what stays while the board runs: processor, cores, kernel, boot id, memory, clock limits."""
+    """Return what stays while the board runs: processor, cores, kernel, boot id, memory."""
     info = _text(root, "proc/cpuinfo") or ""
     flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", info, re.MULTILINE)
     model = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.*)$", info, re.MULTILINE)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qaedge.errors import NotComparable, UsageError
+from qaedge.fingerprint import Difference, differences, fingerprint_of
 from qaedge.measurement import Measurement
 
 P_VALUE = 0.002
@@ -69,20 +70,13 @@ class Side(msgspec.Struct, frozen=True):
     @staticmethod
     def of(name: str, measurement: Measurement, size_bytes: int | None = None) -> Side:
         """Take the median of each round of a measurement."""
-        fingerprint = {
-            "device": measurement.device,
-            "runtime": measurement.runtime,
-            "runtime_version": measurement.runtime_version,
-            "threads": measurement.threads,
-            **measurement.fingerprint,
-        }
         return Side(
             name,
             measurement.round_medians_s,
             size_bytes,
             measurement.peak_memory_bytes,
             measurement.first_run_s,
-            fingerprint,
+            fingerprint_of(measurement),
         )
 
 
@@ -200,19 +194,16 @@ def needs_more(comparison: Comparison, most: int = MOST_ROUNDS) -> int:
 
 
 def _check(baseline: Side, contender: Side, paired: bool) -> None:
-    absent = object()
     fields = {*baseline.fingerprint, *contender.fingerprint}
     if not paired:
         fields.discard("boot_id")  # within a run a reboot spoils the pairs; a saved baseline outlives many
-    for field in sorted(fields):
-        left, right = (side.fingerprint.get(field, absent) for side in (baseline, contender))
-        if left != right:
-            words = ["nothing" if value is absent else repr(value) for value in (left, right)]
-            raise NotComparable(
-                f"{baseline.name} and {contender.name} were not measured under the same conditions: "
-                f"{field} is {words[0]} for the baseline and {words[1]} for the contender.",
-                "Measure both again, in one run.",
-            )
+    for found in differences(contender.fingerprint, baseline.fingerprint, fields):
+        word = Difference.word
+        raise NotComparable(
+            f"{baseline.name} and {contender.name} were not measured under the same conditions: "
+            f"{found.field} is {word(found.wanted)} for the baseline and {word(found.found)} for the contender.",
+            "Measure both again, in one run.",
+        )
     counts = len(baseline.values_s), len(contender.values_s)
     if min(counts) == 0 or (paired and counts[0] != counts[1]):
         raise NotComparable(

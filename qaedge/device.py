@@ -7,9 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from qaedge.errors import InvalidFile, UnknownDevice
+from qaedge.errors import InvalidFile, UnknownDevice, UsageError
 from qaedge.files import decode_toml
+from qaedge.units import parse_bytes
 
+#: What this version measures with.
+RUNTIMES = ("onnxruntime",)
 #: How INT8 activations and weights are stored in ONNX; the integers mean the same in each.
 FORMS = ("auto", "u8s8", "s8s8", "u8u8")
 
@@ -18,7 +21,8 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What is known of a board before anyone connects to it.
 
     `arch` "any" means: whatever the machine says. `form` is how INT8 files for it are written;
-    "auto" asks the device's processor (see `choose_form`).
+    "auto" asks the device's processor (see `choose_form`). `arch` and `threads` are held against
+    what the machine says when a session is opened.
     """
 
     name: str
@@ -85,4 +89,22 @@ def load_device(name: str) -> Device:
         raise InvalidFile(known[name], "name", repr(name), repr(device.name), "A device is named like its file.")
     if device.threads < 1:
         raise InvalidFile(known[name], "threads", "a number from 1", str(device.threads))
+    if not set(device.runtimes) & set(RUNTIMES):
+        found = ", ".join(map(repr, device.runtimes)) or "none"
+        raise InvalidFile(known[name], "runtimes", f"at least one that this version has ({', '.join(RUNTIMES)})", found)
+    if device.cores is not None and device.cores < 1:
+        raise InvalidFile(known[name], "cores", "a number from 1", str(device.cores))
+    if device.cores is not None and device.threads > device.cores:
+        raise InvalidFile(known[name], "threads", f"no more than its {device.cores} cores", str(device.threads))
+    if device.memory is not None:
+        _check_memory(known[name], device.memory)
     return device
+
+
+def _check_memory(path: Path, text: str) -> None:
+    try:
+        size = parse_bytes(text)
+    except UsageError as error:
+        raise InvalidFile(path, "memory", "a quantity with a unit", repr(text), error.hint) from error
+    if size <= 0:
+        raise InvalidFile(path, "memory", "more than 0", repr(text))

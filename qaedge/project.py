@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -188,28 +189,34 @@ def _check(file: Path, project: Project) -> None:
     for key in ("height", "width", "count"):
         if getattr(data, key) < 1:
             raise InvalidFile(file, f"data.{key}", "a number from 1", str(getattr(data, key)))
-    if min(data.std) <= 0:
+    if not all(math.isfinite(value) and value > 0 for value in data.std):
         raise InvalidFile(file, "data.std", "numbers above 0", str(list(data.std)))
+    if not all(map(math.isfinite, data.mean)):
+        raise InvalidFile(file, "data.mean", "numbers", str(list(data.mean)))
     if ":" not in teacher.function:
         raise InvalidFile(file, "teacher.function", "module:function", repr(teacher.function))
     if not teacher.blocks:
         raise InvalidFile(file, "teacher.blocks", "at least one block", "none")
     for section, least, keys in (
         ("distill", 1, ("steps", "batch", "calibration_images")),
-        ("distill", 0, ("workers",)),
+        ("distill", 0, ("workers", "seed")),
         ("finetune", 1, ("batch",)),
-        ("finetune", 0, ("epochs", "guidance")),
+        ("finetune", 0, ("epochs", "guidance", "seed")),
     ):
         for key in keys:
             value = getattr(getattr(project, section), key)
-            if not value >= least:
+            if not (math.isfinite(value) and value >= least):
                 raise InvalidFile(file, f"{section}.{key}", f"a number from {least}", str(value))
     for section in ("distill", "finetune"):
         rate = getattr(project, section).learning_rate
-        if not rate > 0:
+        if not (math.isfinite(rate) and rate > 0):
             raise InvalidFile(file, f"{section}.learning_rate", "a number above 0", str(rate))
     if min(project.finetune.crop) < 1:
         raise InvalidFile(file, "finetune.crop", "numbers from 1", str(list(project.finetune.crop)))
+    low, high = project.finetune.scales
+    if not (0 < low <= high and math.isfinite(high)):
+        wanted = "two numbers above 0, the lesser one first"
+        raise InvalidFile(file, "finetune.scales", wanted, str(list(project.finetune.scales)))
     for section, key, parse in (
         ("limits", "latency", parse_seconds),
         ("limits", "size", parse_bytes),
@@ -217,8 +224,11 @@ def _check(file: Path, project: Project) -> None:
     ):
         text = getattr(getattr(project, section), key)
         share_allowed = section == "limits"
-        if text and not (share_allowed and parse_percent(text) is not None):
+        if text:
+            share = parse_percent(text) if share_allowed else None
             try:
-                parse(text)
+                value = parse(text) if share is None else share
             except QaedgeError as error:
                 raise InvalidFile(file, f"{section}.{key}", "a quantity with a unit", repr(text), error.hint) from error
+            if not value > 0:
+                raise InvalidFile(file, f"{section}.{key}", "more than 0", repr(text))

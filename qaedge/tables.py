@@ -9,6 +9,7 @@ import msgspec
 
 from qaedge.candidate import Candidate
 from qaedge.errors import NotMeasured
+from qaedge.fingerprint import Difference, strangers
 from qaedge.measurement import Measurement
 from qaedge.space import SearchSpace
 from qaedge.store import Store
@@ -99,6 +100,10 @@ class LatencyTable:
             )
         return row
 
+    def mixed(self, keys: Iterable[str]) -> dict[str, tuple[Difference, ...]]:
+        """Return which of these rows were measured in another state than the newest of them, and how they differ."""
+        return strangers({key: self.rows[key].measurement for key in keys if key in self.rows})
+
     def anchor(self, space: SearchSpace, scheme: str) -> LatencyRow:
         """Return the row of the whole teacher in one scheme."""
         return self.row(anchor_key(space, scheme))
@@ -124,6 +129,12 @@ class LatencyTable:
             self.row(candidate.key).size_bytes - self.row(block.candidates[0].key).size_bytes
             for block, candidate in zip(space.blocks, choices, strict=True)
         )
+
+
+def table_keys(space: SearchSpace) -> set[str]:
+    """The keys of all that is measured of a space: every candidate, and the teacher in each scheme."""
+    schemes = {str(candidate.scheme) for candidate in space.unique()}
+    return {candidate.key for candidate in space.unique()} | {anchor_key(space, scheme) for scheme in schemes}
 
 
 def anchor_key(space: SearchSpace, scheme: str) -> str:

@@ -39,7 +39,13 @@ def test_an_unknown_device_is_told_with_the_known_ones(tmp_path, monkeypatch):
         ('name = "mine"\ndescription = "x"\nthreads = 0', "threads", "0"),
         ('name = "mine"\ndescription = "x"\npassword = "y"', "password", "'password'"),
         ('name = "mine"', "description", "nothing"),
-        ('name = "mine"\ndescription = "x"\ncores = "four"', "cores", "str"),
+        ('name = "mine"\ndescription = "x"\ncores = "four"', "cores", "text"),
+        ('name = "mine"\ndescription = "x"\ncores = 0', "cores", "0"),
+        ('name = "mine"\ndescription = "x"\ncores = 2\nthreads = 3', "threads", "3"),
+        ('name = "mine"\ndescription = "x"\nmemory = "lots"', "memory", "'lots'"),
+        ('name = "mine"\ndescription = "x"\nmemory = "0GiB"', "memory", "'0GiB'"),
+        ('name = "mine"\ndescription = "x"\nruntimes = []', "runtimes", "none"),
+        ('name = "mine"\ndescription = "x"\nruntimes = ["tflite"]', "runtimes", "'tflite'"),
     ],
 )
 def test_a_wrong_key_is_told(tmp_path, monkeypatch, text, key, found):

@@ -23,6 +23,7 @@ steps = 100
 [finetune]
 epochs = 3
 """
+SCALES = "two numbers above 0, the lesser one first"
 DATA = "a known key (layout, height, width, path, classes, void, mean, std, train_split, val_split, count)"
 
 
@@ -99,7 +100,7 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
             "epochs = 3",
             "epoch = 3",
             "finetune.epoch",
-            "a known key (epochs, batch, learning_rate, crop, guidance, freeze_batch_norm, bfloat16, seed)",
+            "a known key (epochs, batch, learning_rate, crop, scales, guidance, freeze_batch_norm, bfloat16, seed)",
             "'epoch'",
         ),
         ("height = 360", "", "data.height", "a value", "nothing"),
@@ -127,6 +128,19 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
         ("epochs = 3", "learning_rate = nan", "finetune.learning_rate", "a number above 0", "nan"),
         ("epochs = 3", "guidance = nan", "finetune.guidance", "a number from 0", "nan"),
         ("epochs = 3", "crop = [0, 4]", "finetune.crop", "numbers from 1", "[0, 4]"),
+        ("epochs = 3", "scales = [1.5, 1.0]", "finetune.scales", SCALES, "[1.5, 1.0]"),
+        ("epochs = 3", "scales = [0.0, 1.0]", "finetune.scales", SCALES, "[0.0, 1.0]"),
+        ("epochs = 3", "scales = [0.5, inf]", "finetune.scales", SCALES, "[0.5, inf]"),
+        ("epochs = 3", "seed = -1", "finetune.seed", "a number from 0", "-1"),
+        ("epochs = 3", "guidance = inf", "finetune.guidance", "a number from 0", "inf"),
+        ("epochs = 3", "learning_rate = inf", "finetune.learning_rate", "a number above 0", "inf"),
+        ("steps = 100", "seed = -1", "distill.seed", "a number from 0", "-1"),
+        ("steps = 100", "learning_rate = inf", "distill.learning_rate", "a number above 0", "inf"),
+        ("steps = 100", 'cache = "0B"', "distill.cache", "more than 0", "'0B'"),
+        ("width = 480", "width = 480\nmean = [nan, 0.0, 1.0]", "data.mean", "numbers", "[nan, 0.0, 1.0]"),
+        ("width = 480", "width = 480\nstd = [nan, 1.0, 1.0]", "data.std", "numbers above 0", "[nan, 1.0, 1.0]"),
+        ('latency = "75%"', 'latency = "0%"', "limits.latency", "more than 0", "'0%'"),
+        ('size = "1.2MiB"', 'size = "0KiB"', "limits.size", "more than 0", "'0KiB'"),
     ],
 )
 def test_a_wrong_key_is_told_with_file_key_expected_and_found(tmp_path, old, new, key, expected, found):

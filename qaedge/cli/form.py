@@ -28,7 +28,7 @@ def choose_for(device: Device, workspace: Workspace) -> Callable[[int], tuple[st
         if not asked:
             from qaedge.hil.profile import open_session
 
-            with open_session(device) as session:
+            with open_session(device, lock=False) as session:  # somebody may be measuring there
                 asked.append((frozenset(session.hello.cpu_flags), session.hello.arch))
         return choose_form(device, weight_bits, *asked[0])
 

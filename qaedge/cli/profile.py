@@ -14,18 +14,18 @@ from qaedge.cli import options
 from qaedge.cli.resolve import need_nn, resolve
 from qaedge.device import Device, choose_form, load_device
 from qaedge.errors import MeasurementError
+from qaedge.fingerprint import FACTS, differences, fingerprint_of
 from qaedge.project import Workspace
 from qaedge.space import Block, SearchSpace
 from qaedge.tables import LatencyRow, LatencyTable, anchor_key
 from qaedge.units import format_seconds, parse_seconds
 
 if TYPE_CHECKING:
+    from qaedge.fingerprint import Difference
     from qaedge.hil.profile import AgentSession, Failed
     from qaedge.nn.teacher import Teacher
 
 EXAMPLES = ("qaedge profile --device local", "qaedge profile --unstable --json")
-#: What must agree between a row and the device as it is now, or the row counts as missing (R15).
-FINGERPRINT = ("arch", "cpu_model", "board", "kernel", "boot_id")
 
 
 class BlockRow(msgspec.Struct, frozen=True):
@@ -62,8 +62,8 @@ def run(
 ) -> None:
     """Measure every candidate of the space, and the whole teacher, on a device.
 
-    Each row is on disk as soon as it is measured, and a second run measures what is missing. Needs
-    the extra `nn`.
+    Each row is on disk as soon as it is measured, and a second run measures what is missing, or was
+    measured in another state of the device: after a reboot, that is all. Needs the extra `nn`.
     """
     wait_s = parse_seconds(wait)
     workspace = Workspace.open(project)
@@ -79,14 +79,27 @@ def run(
         for bits, (form, reason) in forms.items():
             report.note(f"{bits}-bit weights are stored as {form}: {reason}.", quiet)
         wanted = _wanted(space, forms)
-        missing = {
+        there = {key: table.rows[key] for key in wanted if key in table.rows}
+        other = {key: _changes(row, session, described) for key, row in there.items()}
+        # Which cores it is kept on shows only in rows: there, the newest of those that hold decides.
+        other |= table.mixed(key for key, changes in other.items() if not changes)
+        redone = {
             key
-            for key, form in wanted.items()
-            if key not in table.rows or _is_old(table.rows[key], form, session, described, unstable)
+            for key, row in there.items()
+            if other[key] or row.form != wanted[key] or (unstable and "unstable" in row.measurement.doubts)
         }
+        missing = wanted.keys() - there.keys() | redone
         kept = len(wanted) - len(missing)
         if kept:
             report.note(f"{kept} of {len(wanted)} rows are kept, {len(missing)} to measure.", quiet)
+        fields = {change.field: change for changes in other.values() for change in changes}
+        if fields:
+            count = sum(map(bool, other.values()))
+            report.note(
+                f"{count} of {len(wanted)} rows are of another state of {described.name} and are measured again: "
+                f"{'; '.join(map(str, fields.values()))}.",
+                quiet,
+            )
         artifacts = _export(workspace, teacher, space, forms, missing, quiet)
         measured, failed = _measure(session, artifacts, described, store.append, quiet)
     table = LatencyTable(described.name, store.rows())
@@ -96,10 +109,11 @@ def run(
     else:
         _show(summary)
     if failed:
+        candidates = "candidate was" if len(wanted) == 1 else "candidates were"
         raise MeasurementError(
-            f"{len(failed)} of {len(wanted)} candidates were not measured.",
+            f"{len(failed)} of {len(wanted)} {candidates} not measured.",
             "\n".join(f"{f.artifact.name}: {f.error.message}" for f in failed)
-            + "\nThe others are in the table, and search leaves these out.",
+            + "\nThe others are in the table, and search leaves these out, or warns where it has older rows of them.",
         )
 
 
@@ -138,17 +152,16 @@ def _wanted(space: SearchSpace, forms: dict[int, tuple[str, str]]) -> dict[str, 
     return {key: "float" if s.is_float else forms[s.weight_bits][0] for key, s in named.items()}
 
 
-def _is_old(row: LatencyRow, form: str, session: AgentSession, device: Device, unstable: bool) -> bool:
-    """Whether a row has to be measured again: other form, runtime version, threads or machine state."""
-    found, hello = row.measurement, session.hello
-    now = {name: getattr(hello, name) for name in FINGERPRINT}
-    return (
-        row.form != form
-        or found.runtime_version != hello.runtimes.get(found.runtime)
-        or found.threads != device.threads
-        or any(found.fingerprint.get(name, "") != value for name, value in now.items())
-        or (unstable and "unstable" in found.doubts)
-    )
+def _changes(row: LatencyRow, session: AgentSession, device: Device) -> tuple[Difference, ...]:
+    """What differs between the device as a row was measured, and as it is now (R15)."""
+    hello = session.hello
+    now = {
+        **{name: getattr(hello, name) for name in FACTS},
+        "runtime_version": hello.runtimes.get(row.measurement.runtime),
+        "threads": device.threads,
+        "pin": device.pin,
+    }
+    return differences(fingerprint_of(row.measurement), now, now.keys())
 
 
 def _export(

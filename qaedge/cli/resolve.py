@@ -6,6 +6,7 @@ made from, so that a change of any of it is seen without loading the teacher.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -15,7 +16,7 @@ import msgspec
 
 from qaedge import report
 from qaedge.device import Device, load_device
-from qaedge.errors import MissingExtra, QaedgeError
+from qaedge.errors import InvalidFile, MissingExtra, QaedgeError
 from qaedge.files import decode_json, read_bytes, write_json
 from qaedge.project import FILE_NAME, Workspace
 from qaedge.space import SearchSpace, SpaceFile
@@ -94,10 +95,11 @@ def resolve(workspace: Workspace) -> tuple[Teacher, SearchSpace]:
 
 
 def current_space(workspace: Workspace) -> SearchSpace:
-    """Return the resolved space, from its file where that still holds."""
+    """Return the resolved space, from its file where that still holds; a damaged one is made anew."""
     SpaceFile.read(workspace.space_file)
     if workspace.space_json.exists() and not changed(workspace):
-        return SearchSpace.load(workspace.space_json)
+        with contextlib.suppress(InvalidFile):
+            return SearchSpace.load(workspace.space_json)
     return resolve(workspace)[1]
 
 
@@ -124,7 +126,11 @@ def changed(workspace: Workspace) -> list[str]:
     file = _inputs_file(workspace)
     if not file.exists():
         return ["the project"]
-    before, now = decode_json(file, Inputs), Inputs.of(workspace)
+    now = Inputs.of(workspace)
+    try:
+        before = decode_json(file, Inputs)
+    except InvalidFile:
+        return ["the project"]  # nobody knows what: it was cut short, or is of another version
     names = {
         "space": "the space file",
         "weights": "the teacher's weights",

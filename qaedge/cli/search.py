@@ -12,14 +12,16 @@ from qaedge.cli import options
 from qaedge.cli.resolve import saved_space
 from qaedge.device import load_device
 from qaedge.errors import NotMeasured
+from qaedge.fingerprint import Difference
 from qaedge.metric import SIZE, format_cost, latency_on, parse_limit, title
 from qaedge.project import Workspace
-from qaedge.tables import LatencyTable, LossTable
+from qaedge.tables import LatencyTable, LossTable, table_keys
 from qaedge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from qaedge.architecture import Architecture
     from qaedge.search import Choice, SpaceProblem
+    from qaedge.space import SearchSpace
 
 EXAMPLES = (
     "qaedge search --latency 25ms --size 1.2MiB --output arch.json",
@@ -71,7 +73,8 @@ def run(
         counts = ", ".join(f"{count} in {block}" for block, count in found.left_out.items())
         report.warn(f"candidates without a row in both tables are left out: {counts}. See: qaedge space")
     for metric, count in found.doubtful.items():
-        report.note(f"{title(metric)}: {count} candidates were measured with doubts, such as unstable rounds.", quiet)
+        candidates = "candidate was" if count == 1 else "candidates were"
+        report.note(f"{title(metric)}: {count} {candidates} measured with doubts, such as unstable rounds.", quiet)
 
     if pareto and not (output or plot):
         _show_front(found, name, as_json, quiet)
@@ -102,6 +105,7 @@ def _problem(workspace: Workspace, device: str, latency: str | None, size: str |
     if not losses.rows:
         raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
     table = LatencyTable(device, LatencyTable.store(workspace.latency_file(device)).rows())
+    _warn_of_mixed(table, space)
     found = build_problem(space, losses, {device: table}, power=power)
     limits = workspace.project.limits
     wanted = {
@@ -112,6 +116,21 @@ def _problem(workspace: Workspace, device: str, latency: str | None, size: str |
         Constraint(metric, parse_limit(text, found.teacher[metric], metric))
         for metric, text in wanted.items()
         if text and text != NO_LIMIT
+    )
+
+
+def _warn_of_mixed(table: LatencyTable, space: SearchSpace) -> None:
+    """Say where rows of several states of the device are compared: their differences may be the device's (R15)."""
+    mixed = table.mixed(table_keys(space))
+    if not mixed:
+        return
+    fields = {found.field: found for several in mixed.values() for found in several}
+    word = Difference.word
+    names = "; ".join(f"{f.field} was {word(f.found)}, and is {word(f.wanted)} in the newest" for f in fields.values())
+    count = sum(key in table.rows for key in table_keys(space))
+    report.warn(
+        f"{len(mixed)} of the {count} latencies were measured in another state of {table.device}: {names}. "
+        f"Measure those again: qaedge profile --device {table.device}"
     )
 
 

@@ -10,7 +10,7 @@ from qaedge.cli.resolve import current_space
 from qaedge.device import known_devices
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
-from qaedge.tables import LatencyTable, LossTable, anchor_key
+from qaedge.tables import LatencyTable, LossTable, anchor_key, table_keys
 
 EXAMPLES = ("qaedge space", "qaedge space --json")
 
@@ -80,15 +80,23 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
     for device in devices:
         missing = listing.missing_latency[device] + listing.missing_teacher[device]
         if missing:
-            report.note(f"{missing} latencies are missing on {device}: qaedge profile --device {device}", quiet)
+            report.note(
+                f"{missing} latencies are missing on {device}, or of another state of it: "
+                f"qaedge profile --device {device}",
+                quiet,
+            )
 
 
 def look(workspace: Workspace, space: SearchSpace) -> Listing:
-    """Count what is there and what is missing, for the project's device and each that was measured on."""
+    """Count what is there and what is missing, for the project's device and each that was measured on.
+
+    A latency that was measured in another state of the device than the newest counts as missing.
+    """
     losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     names = [workspace.project.device]
     names += [name for name in known_devices() if name not in names and workspace.latency_file(name).exists()]
     tables = {name: LatencyTable(name, LatencyTable.store(workspace.latency_file(name)).rows()) for name in names}
+    there = {name: table.rows.keys() - table.mixed(table_keys(space)).keys() for name, table in tables.items()}
     unique = {candidate.key for candidate in space.unique()}
     schemes = {str(candidate.scheme) for candidate in space.unique()}
     blocks = tuple(
@@ -99,7 +107,7 @@ def look(workspace: Workspace, space: SearchSpace) -> Listing:
             candidates=len(block.candidates),
             schemes=tuple(dict.fromkeys(str(c.scheme) for c in block.candidates)),
             missing_loss=sum(not losses.has(block.name, c) for c in block.candidates),
-            missing_latency={n: sum(c.key not in t.rows for c in block.candidates) for n, t in tables.items()},
+            missing_latency={n: sum(c.key not in keys for c in block.candidates) for n, keys in there.items()},
         )
         for block in space.blocks
     )
@@ -111,10 +119,9 @@ def look(workspace: Workspace, space: SearchSpace) -> Listing:
         candidates=sum(row.candidates for row in blocks),
         unique_candidates=len(unique),
         missing_loss=sum(row.missing_loss for row in blocks),
-        missing_latency={name: len(unique - set(table.rows)) for name, table in tables.items()},
+        missing_latency={name: len(unique - keys) for name, keys in there.items()},
         missing_teacher={
-            name: sum(anchor_key(space, scheme) not in table.rows for scheme in schemes)
-            for name, table in tables.items()
+            name: sum(anchor_key(space, scheme) not in keys for scheme in schemes) for name, keys in there.items()
         },
         blocks=blocks,
     )

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from qaedge.device import Device
+from qaedge.device import RUNTIMES, Device
 from qaedge.errors import (
     AgentFailed,
     AgentKilled,
@@ -72,6 +72,7 @@ sys.exit(status)
 """
 
 _ERROR_TAIL = 1 << 14
+_HAS_NONE = f"This version measures with {', '.join(RUNTIMES)}: name it under runtimes in the device's description."
 #: How many heartbeats may be missing before a device is lost.
 _MISSED = 3
 
@@ -95,6 +96,7 @@ class AgentSession:
         wait_s: float = 0.0,
         heartbeat_s: float = 2.0,
         start_timeout_s: float = 60.0,
+        lock: bool = True,
     ) -> None:
         """Start the agent and take the device's lock.
 
@@ -105,6 +107,7 @@ class AgentSession:
             wait_s: how long to wait where somebody else measures.
             heartbeat_s: how often the agent says that it lives; three missed are too many.
             start_timeout_s: how long the agent may take to import its runtime.
+            lock: whether to take the lock; without it the agent has only said hello, and measures nothing.
 
         Raises:
             AgentFailed, DeviceLost, DeviceBusy, ProtocolError.
@@ -129,7 +132,8 @@ class AgentSession:
             self._send({"files": texts})
             self.hello: frames.Hello = self._greet()
             self._greeted = True
-            self._begin(wait_s, heartbeat_s)
+            if lock:
+                self._begin(wait_s, heartbeat_s)
         except BaseException:
             self.close()
             raise
@@ -224,16 +228,36 @@ class AgentSession:
                 f"The agent on {self.device.name} speaks protocol {hello.protocol}, not {frames.PROTOCOL}."
             )
         texts = {f: frames.clean(v) for f in hello.__struct_fields__ if isinstance(v := getattr(hello, f), str)}
-        tables = {f: _clean_table(getattr(hello, f)) for f in ("runtimes", "runtime_failures")}
+        tables = {
+            f: _clean_table(getattr(hello, f)) for f in ("runtimes", "runtime_failures", "governor", "clock_limits_khz")
+        }
         hello = msgspec.structs.replace(hello, **texts, **tables)
+        self._check_facts(hello)
         wanted = self.device.runtimes
         if not any(name in hello.runtimes for name in wanted):
+            known = [name for name in wanted if name in RUNTIMES]
             reasons = "; ".join(f"{name}: {hello.runtime_failures.get(name, 'unknown here')}" for name in wanted)
+            reasons = reasons or "Its description names none"
             raise AgentFailed(
                 f"No runtime on {self.device.name} ({hello.executable}, Python {hello.python}). {reasons}.",
-                f"Install one there: {hello.executable} -m pip install {wanted[0] if wanted else 'onnxruntime'}",
+                f"Install one there: {hello.executable} -m pip install {known[0]}" if known else _HAS_NONE,
             )
         return hello
+
+    def _check_facts(self, hello: frames.Hello) -> None:
+        """Raise AgentFailed where the description speaks of another board than this one."""
+        device = self.device
+        if device.arch not in ("any", hello.arch):
+            raise AgentFailed(
+                f"{device.name} is described as {device.arch}, and the machine there is {hello.arch}.",
+                'Is it the right machine? If so, write that arch, or "any", into the device\'s description.',
+            )
+        if device.threads > hello.cores:
+            raise AgentFailed(
+                f"{device.name} is described with {device.threads} threads, and the machine there has "
+                f"{hello.cores} core{'s' if hello.cores > 1 else ''}.",
+                f"Set threads to at most {hello.cores} in the device's description.",
+            )
 
     def _begin(self, wait_s: float, heartbeat_s: float) -> None:
         until = time.monotonic() + wait_s

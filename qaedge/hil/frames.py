@@ -44,6 +44,8 @@ class Hello(msgspec.Struct, frozen=True, tag_field="type", tag="hello"):
     cpu_model: Text = ""
     board: Text = ""
     boot_id: Text = ""
+    governor: dict[Text, Text] = {}
+    clock_limits_khz: dict[Text, Text] = {}
     memory_bytes: Size | None = None
 
 

@@ -54,11 +54,12 @@ class Failed(msgspec.Struct, frozen=True):
     error: QaedgeError
 
 
-def open_session(device: Device, target: Target | None = None, wait_s: float = 0.0) -> AgentSession:
+def open_session(device: Device, target: Target | None = None, wait_s: float = 0.0, lock: bool = True) -> AgentSession:
     """Start the agent on a device; use it in a `with` statement.
 
     Without a target the device is this machine. `wait_s` is how long to wait where somebody else
-    measures there. Raises AgentFailed, DeviceLost, DeviceBusy or ProtocolError.
+    measures there. Without `lock` only the greeting can be read, also while somebody measures.
+    Raises AgentFailed, DeviceLost, DeviceBusy or ProtocolError.
     """
     if target is None:
         if device.connection != "local":
@@ -67,7 +68,7 @@ def open_session(device: Device, target: Target | None = None, wait_s: float = 0
                 "This version measures on the machine it runs on: --device local.",
             )
         target = LocalTarget()
-    return AgentSession(device, target, wait_s=wait_s)
+    return AgentSession(device, target, wait_s=wait_s, lock=lock)
 
 
 def measure(
@@ -216,7 +217,7 @@ class _Work:
         tries = f", {message.retries + 1} times" if message.retries else ""
         return _FAILURES.get(message.kind, CandidateFailed)(
             f"{artifact.name} ({artifact.sha256[:12]}) {what} on {self._session.device.name}{tries}: "
-            f"{frames.clean(message.text)[:600].rstrip('.')}.",
+            f"{self._without_folder(artifact, frames.clean(message.text))[:600].rstrip('.')}.",
             "The other files are not affected. "
             + (
                 "This one may be damaged, or hold what the runtime does not know: export it again, or leave it out."
@@ -224,6 +225,11 @@ class _Work:
                 else f"To look at it alone, run: qaedge bench {artifact.path}"
             ),
         )
+
+    def _without_folder(self, artifact: Artifact, text: str) -> str:
+        """Say the file's own name where a runtime says the one in the agent's folder, which is gone soon."""
+        folder = self._session.hello.folder.rstrip("/")
+        return text.replace(f"{folder}/files/{artifact.sha256}", Path(artifact.path).name)
 
     def _measurement(
         self,

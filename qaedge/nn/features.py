@@ -6,8 +6,10 @@ kept, evenly spread over the split, and the number is said.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qaedge.errors import DiskFull, InvalidFile, TeacherError
-from qaedge.files import decode_json, disk_errors, write_json
+from qaedge.errors import DiskFull, InvalidFile, QaedgeError, TeacherError
+from qaedge.files import decode_json, disk_errors, only_one, write_json
 from qaedge.nn.data import Split
 from qaedge.nn.teacher import Teacher, record
 from qaedge.progress import Step
 from qaedge.project import DataConfig
 
 BATCH = 4
+#: Held while a cache's features are in use.
+LOCK = "lock"
 _VALUE_BYTES = 2
 
 
@@ -82,10 +86,24 @@ def features_folder(cache: Path, teacher: Teacher, data: DataConfig, names: tupl
     return cache / hashlib.sha256(key).hexdigest()[:12]
 
 
+def drop_others(folder: Path) -> None:
+    """Delete the other caches beside a cache that is about to be made, except those in use.
+
+    Each is as large as `distill.cache` allows; where all were kept, nothing would bound the folder.
+    """
+    if (folder / "index.json").exists() or not folder.parent.is_dir():
+        return
+    for other in folder.parent.iterdir():
+        if other != folder and other.is_dir() and re.fullmatch("[0-9a-f]{12}", other.name):
+            with contextlib.suppress(QaedgeError), only_one(other / LOCK, "using features"):
+                shutil.rmtree(other, ignore_errors=True)
+
+
 def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: int) -> Iterator[Step]:
     """Fill a cache, unless it is there already; yield a Step per batch.
 
     Raises:
+        QaedgeError: a bound below what a few images need.
         DiskFull: less free space than the cache needs.
         TeacherError: a value beyond what half precision holds.
     """
@@ -93,7 +111,14 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
         return
     shapes, inputs, outputs = _tensors(teacher)
     per_image = _VALUE_BYTES * sum(int(np.prod(shape)) for shape in shapes.values())
-    count = min(len(split), max(BATCH, bound_bytes // per_image))
+    needed = per_image * min(len(split), BATCH)
+    if bound_bytes < needed:
+        raise QaedgeError(
+            f"distill.cache is {bound_bytes} bytes, and the features of {min(len(split), BATCH)} images, "
+            f"the fewest that are of use, need {needed}.",
+            f'Set it to more in the project file, such as cache = "{-(-needed // 2**20)}MiB".',
+        )
+    count = min(len(split), bound_bytes // per_image)
     chosen = tuple(int(i) for i in np.unique(np.linspace(0, len(split) - 1, count).astype(int)))
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -25,13 +25,13 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from qaedge.candidate import BlockSpec, Candidate, QuantScheme
+from qaedge.candidate import BlockSpec, QuantScheme
 from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, TeacherError
 from qaedge.files import only_one, write_atomic
 from qaedge.nn.blocks import build_block
 from qaedge.nn.data import open_split
 from qaedge.nn.distill import Sample, Trained, check_enough, quantized_loss, score, train_candidate
-from qaedge.nn.features import Features, compute_features, features_folder, to_tensor
+from qaedge.nn.features import LOCK, Features, compute_features, drop_others, features_folder, to_tensor
 from qaedge.nn.inherit import OwnBlock
 from qaedge.nn.teacher import Teacher, load_teacher
 from qaedge.nn.tracing import trace
@@ -118,12 +118,14 @@ def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterato
     bound = parse_bytes(config.cache)
     split = open_split(data, workspace.path(data.path) if data.path else None, "train")
     folder = features_folder(workspace.cache, teacher, data, split.names, bound)
-    yield from compute_features(folder, teacher, split, bound)
-    check_enough(len(Features(folder)))  # here, and not in every candidate
-    cuda = torch.cuda.is_available()
-    count = 1 if cuda else min(len(tasks), config.workers or os.cpu_count() or 1)
-    total = sum(len(task.schemes) for task in tasks)
-    yield from _run(workspace, space, folder, tasks, count, total)
+    with only_one(folder / LOCK, "distilling with the features"):  # or another run would drop them
+        drop_others(folder)
+        yield from compute_features(folder, teacher, split, bound)
+        check_enough(len(Features(folder)))  # here, and not in every candidate
+        cuda = torch.cuda.is_available()
+        count = 1 if cuda else min(len(tasks), config.workers or os.cpu_count() or 1)
+        total = sum(len(task.schemes) for task in tasks)
+        yield from _run(workspace, space, folder, tasks, count, total)
 
 
 def _run(
@@ -172,8 +174,10 @@ def _run(
         for worker in started:
             worker.join()
     if failed:
+        candidates = "candidate" if len(failed) == 1 else "candidates"
         raise TeacherError(
-            f"{len(failed)} candidates could not be distilled: {', '.join(failed[:3])}{' ...' if failed[3:] else ''}.",
+            f"{len(failed)} {candidates} could not be distilled: "
+            f"{', '.join(failed[:3])}{' ...' if failed[3:] else ''}.",
             "The others are kept. Take these out of the space, or mend what the warnings say, and run it again.",
         )
 
@@ -198,14 +202,21 @@ def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, 
     except QaedgeError as error:
         results.put((None, [], error))
         return
+    except Exception as error:  # noqa: BLE001 - user's code builds the teacher, and may raise anything
+        results.put((None, [], TeacherError(f"A distillation process could not start: {_why(error)}")))
+        return
     while (task := waiting.get()) is not None:
         try:
             results.put((task, bench.finish(task), None))
         except QaedgeError as error:
             results.put((task, [], error))
-        except (RuntimeError, MemoryError) as error:  # torch says so when memory ends or shapes clash
-            why = (str(error).splitlines() or [type(error).__name__])[0]
-            results.put((task, [], TeacherError(f"{task.spec} in {task.block}: {why}")))
+        except Exception as error:  # noqa: BLE001 - torch raises much; this candidate fails, the others go on
+            results.put((task, [], TeacherError(f"{task.spec} in {task.block}: {_why(error)}")))
+
+
+def _why(error: Exception) -> str:
+    """Return an exception's type and its first line."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or ['no more is known'])[0]}"
 
 
 def _end_with(parent: int) -> None:
@@ -282,11 +293,3 @@ class _Bench:
         trained = train_candidate(task.spec, self.own, self.sample, self.workspace.project.distill, self.device)
         write_atomic(path, safetensors.torch.save(dict(trained.module.state_dict())))
         return trained
-
-
-def candidate_of(space: SearchSpace, block: str, spec: str, scheme: str) -> Candidate:
-    """Return a candidate by its texts; raise TeacherError where the space has none such."""
-    for candidate in space.block(block).candidates:
-        if str(candidate.spec) == spec and str(candidate.scheme) == scheme:
-            return candidate
-    raise TeacherError(f"The space {space.name!r} has no candidate {spec} ({scheme}) in {block}.")

@@ -16,7 +16,7 @@ from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
 from qaedge.candidate import QuantScheme
 from qaedge.errors import InvalidFile, UsageError
-from qaedge.files import decode_json, write_atomic, write_json
+from qaedge.files import decode_json, only_one, write_atomic, write_json
 from qaedge.nn.assemble import assemble
 from qaedge.nn.candidates import Choose
 from qaedge.nn.data import Split, open_split
@@ -100,7 +100,22 @@ def build_student(
         MissingFile: a block that was not distilled.
         UsageError: an architecture that mixes float and integer blocks.
         TeacherError, DataError, DiskFull: see `finetune`.
+        QaedgeError: another process builds a student of this name.
     """
+    folder = student_folder(workspace, space, name)
+    with only_one(folder / "build.lock", f"building {name}"):
+        yield from _build(workspace, teacher, space, architecture, name, choose, epochs)
+
+
+def _build(
+    workspace: Workspace,
+    teacher: Teacher,
+    space: SearchSpace,
+    architecture: Architecture,
+    name: str,
+    choose: Choose,
+    epochs: int | None,
+) -> Iterator[Step]:
     started = time.perf_counter()
     folder = student_folder(workspace, space, name)
     config = workspace.project.finetune

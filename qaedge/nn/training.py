@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import safetensors.torch
 
-from qaedge.files import write_atomic
+from qaedge.files import only_one, write_atomic
 from qaedge.nn.data import Split
 from qaedge.nn.finetune import checkpoint_path, finetune
 from qaedge.nn.metrics import Confusion, evaluate
@@ -38,8 +38,16 @@ def train_teacher(teacher: Teacher, train: Split, val: Split, config: FinetuneCo
         train: images and labels to learn from.
         val: images and labels for the mIoU.
         config: epochs, batch, learning rate, crop, guidance.
-        output: a safetensors file.
+        output: a safetensors file; beside it lies its lock.
+
+    Raises:
+        QaedgeError: another process trains a teacher to the same file.
     """
+    with only_one(output.with_name(f"{output.name}.lock"), f"training {output.name}"):
+        yield from _train(teacher, train, val, config, output)
+
+
+def _train(teacher: Teacher, train: Split, val: Split, config: FinetuneConfig, output: Path) -> Iterator[Step]:
     train.check()
     val.check()
     before = yield from _miou(teacher, val, "before training")

@@ -18,6 +18,7 @@ from tiny_scenes import write_project
 
 from qaedge import cli
 from qaedge.architecture import Architecture
+from qaedge.files import only_one
 from qaedge.nn.manifest import Manifest
 from qaedge.nn.onnx_session import OnnxSession
 from qaedge.nn.student import StudentReport, build_student, file_miou, open_splits, student_folder
@@ -148,6 +149,12 @@ def test_building_again_repeats_nothing(chain, qaedge):
     assert "small, after fine-tuning" in ran.out and "Next: qaedge export small" in ran.err
     assert (chain.student("small") / "after.safetensors").read_bytes() == before
     assert len(list(chain.student("small").glob("finetune-*.pt"))) == 1
+
+
+def test_a_student_is_built_by_one_at_a_time(copy, qaedge):
+    with only_one(copy.student("small") / "build.lock", "building"):
+        ran = qaedge("build", copy.folder / "small.json", "--project", copy.file)
+    assert ran.status == 1 and "is building small in" in " ".join(ran.err.split())
 
 
 def test_another_architecture_of_the_same_name_starts_anew(copy, qaedge):

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from tiny_files import write_convolutions
+from tiny_tables import write_state
 
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
@@ -113,6 +114,13 @@ def few(scenes):
     return scenes
 
 
+@pytest.fixture
+def profiled(few, qaedge):
+    """The same project, profiled."""
+    assert qaedge("profile", "--quiet").status == 0
+    return few
+
+
 def rows() -> LatencyTable:
     return LatencyTable("local", LatencyTable.store(Workspace.open().latency_file("local")).rows())
 
@@ -126,7 +134,10 @@ def test_profile_fills_the_table_and_keeps_it(few, qaedge):
     table = rows()
     assert set(table.rows) == wanted
     assert (summary["kept"], summary["measured"], summary["failed"]) == (0, 6, [])
-    assert all(block["fastest_s"] <= block["own_s"] <= block["slowest_s"] for block in summary["blocks"])
+    for block, listed in zip(space.blocks, summary["blocks"], strict=True):
+        times = [table.rows[c.key].measurement.median_s for c in block.candidates]
+        assert (listed["own_s"], listed["fastest_s"], listed["slowest_s"]) == (times[0], min(times), max(times))
+        assert listed["measured"] == listed["candidates"] == len(times)
     assert summary["teacher_s"] == table.rows[anchor_key(space, "w7a8")].measurement.median_s
     form = summary["forms"]["7"]
     assert f"7-bit weights are stored as {form}: " in ran.err
@@ -139,19 +150,21 @@ def test_profile_fills_the_table_and_keeps_it(few, qaedge):
     assert listing["missing_latency"] == {"local": 0} and listing["missing_teacher"] == {"local": 0}
 
 
-def test_a_row_of_another_runtime_version_is_measured_again(few, qaedge):
-    assert qaedge("profile", "--quiet").status == 0
-    file = Workspace.open().latency_file("local")
-    lines = file.read_text().splitlines()
-    version = (
-        rows()
-        .rows[SearchSpace.load(Workspace.open().space_json).blocks[0].candidates[0].key]
-        .measurement.runtime_version
-    )
-    lines[-1] = lines[-1].replace(f'"runtime_version":"{version}"', '"runtime_version":"0.1"')
-    file.write_text("\n".join(lines) + "\n")
+def test_rows_of_another_state_are_measured_again(profiled, qaedge):
+    states = {
+        "runtime_version": "0.1",
+        "governor": {"policy0": "another"},
+        "boot_id": "before",
+        "pin": False,
+        "cores": [4096],
+    }
+    for key, (field, value) in zip(list(rows().rows), states.items(), strict=False):
+        write_state(Workspace.open(), key, field, value)
     ran = qaedge("profile")
-    assert "5 of 6 rows are kept, 1 to measure" in ran.err
+    assert ran.status == 0, ran.err
+    assert "1 of 6 rows are kept, 5 to measure" in ran.err
+    assert all(f"{field} is {value!r}, and not" in " ".join(ran.err.split()) for field, value in states.items())
+    assert "6 of 6 rows are kept, 0 to measure" in qaedge("profile").err
 
 
 def test_a_killed_run_loses_nothing_finished(few, spawn):

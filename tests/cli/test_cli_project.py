@@ -84,6 +84,18 @@ def test_space_is_resolved_again_only_when_something_changed(qaedge, scenes):
     assert after["candidates"] < before["candidates"] and after["hash"] != before["hash"]
 
 
+@pytest.mark.parametrize("name", ["space.json", "space.inputs.json"])
+@pytest.mark.parametrize("text", ["", "{", "{}", '{"name": "few", "teacher": "", "blocks": []}'])
+def test_a_damaged_resolved_space_is_made_anew(name, text, qaedge, scenes):
+    pytest.importorskip("torch")
+    before = qaedge("space", "--json").out
+    file = scenes / "results" / name
+    file.write_text(text)
+    ran = qaedge("space", "--json")
+    assert (ran.status, ran.out) == (0, before), ran.err
+    assert file.read_text() != text
+
+
 def test_a_missing_extra_names_the_command_that_installs_it(qaedge, scenes, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for command in (["space"], ["teacher", "check"], ["profile"]):

@@ -6,7 +6,7 @@ import itertools
 import json
 
 import pytest
-from tiny_tables import BLOCKS, TEACHER_BYTES, TEACHER_MS
+from tiny_tables import BLOCKS, TEACHER_BYTES, TEACHER_MS, write_state
 
 from qaedge.architecture import Architecture
 from qaedge.project import Workspace
@@ -102,3 +102,26 @@ def test_a_project_that_changed_since_is_a_warning(tables, qaedge, scenes):
     ran = qaedge("search")
     assert ran.status == 0
     assert ran.err.startswith("warning: ") and "the space file changed" in ran.err and "qaedge space" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("cpu_model", "another one"),
+        ("boot_id", "before"),
+        ("governor", {"policy0": "powersave"}),
+        ("runtime_version", "0.9"),
+        ("pin", False),
+    ],
+)
+def test_rows_of_another_state_of_the_device_are_a_warning(field, value, tables, qaedge):
+    assert qaedge("search").err.count("warning") == 0
+    key = tables.blocks[1].candidates[1].key
+    write_state(Workspace.open(), key, field, value)
+    ran = qaedge("search")
+    assert ran.status == 0 and ran.err.startswith("warning: 1 of the 7 latencies were measured in another state")
+    assert f"{field} was {value!r}, and is" in " ".join(ran.err.split())
+    assert "qaedge profile --device local" in " ".join(ran.err.split())
+    listing = json.loads(qaedge("space", "--json").out)
+    assert listing["missing_latency"] == {"local": 1} and listing["missing_teacher"] == {"local": 0}
+    assert [block["missing_latency"]["local"] for block in listing["blocks"]] == [0, 1]

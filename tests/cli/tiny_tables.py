@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from qaedge.candidate import BlockSpec, Candidate, LayerSpec, QuantScheme
 from qaedge.cli.resolve import Inputs
 from qaedge.files import write_json
@@ -61,3 +65,18 @@ def write_tables(workspace: Workspace) -> SearchSpace:
             )
             latencies.append(LatencyRow(candidate.key, "u8s8", size, 0, measured(ms)))
     return space
+
+
+def write_state(workspace: Workspace, key: str, field: str, value: Any) -> None:
+    """Append a row again, measured earlier and in another state of the device."""
+    store = LatencyTable.store(workspace.latency_file("local"))
+    row = LatencyTable("local", store.rows()).row(key)
+    old: dict[str, Any] = {"started_at": "2025-12-31T00:00:00+00:00"}
+    if field == "pin":
+        old["settings"] = {**row.measurement.settings, "pin": value}
+    elif field in row.measurement.__struct_fields__:
+        old[field] = value
+    else:
+        old["fingerprint"] = {**row.measurement.fingerprint, field: value}
+    measurement = msgspec.structs.replace(row.measurement, **old)
+    store.append(msgspec.structs.replace(row, measurement=measurement))

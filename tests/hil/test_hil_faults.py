@@ -185,6 +185,31 @@ def test_no_runtime_on_the_target(device, tmp_path, private, nothing_left):
     nothing_left()
 
 
+@pytest.mark.parametrize(
+    ("change", "said", "hint"),
+    [
+        ({"arch": "sparc"}, "described as sparc, and the machine there is", '"any"'),
+        ({"threads": 5000}, "described with 5000 threads, and the machine there has", "Set threads to at most"),
+        ({"runtimes": ()}, "Its description names none", "measures with onnxruntime"),
+        ({"runtimes": ("tflite",)}, "tflite: unknown here", "measures with onnxruntime"),
+    ],
+)
+def test_a_description_of_another_board_is_refused(device, target, stub, nothing_left, change, said, hint):
+    with pytest.raises(AgentFailed) as info:
+        AgentSession(msgspec.structs.replace(device, **change), target, folder=stub)
+    assert said in info.value.message and hint in info.value.hint and "pip" not in info.value.hint
+    nothing_left()
+
+
+def test_the_greeting_can_be_read_while_somebody_measures(device, target, stub, nothing_left):
+    with (
+        AgentSession(device, target, folder=stub),
+        AgentSession(device, target, folder=stub, lock=False) as second,
+    ):
+        assert second.hello.arch
+    nothing_left()
+
+
 def test_no_python_on_the_target(device):
     with pytest.raises(AgentFailed, match="Cannot run /no/python"):
         AgentSession(device, LocalTarget("/no/python"))

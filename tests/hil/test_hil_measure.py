@@ -89,6 +89,8 @@ def test_what_is_no_model_fails_by_name(session, relu, quick, tmp_path):
         assert isinstance(found[name], Failed)
         assert isinstance(found[name].error, CandidateFailed)
         assert name in found[name].error.message
+        assert session.hello.folder not in found[name].error.message
+        assert found[name].artifact.sha256 not in found[name].error.message
 
 
 def test_dynamic_dimensions_are_named_or_given(session, quick, tmp_path):

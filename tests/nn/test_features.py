@@ -13,9 +13,10 @@ import pytest
 import torch
 from tiny_scenes import write_project
 
-from qaedge.errors import CannotWrite, DiskFull, InvalidFile, MissingFile, TeacherError
+from qaedge.errors import CannotWrite, DiskFull, InvalidFile, MissingFile, QaedgeError, TeacherError
+from qaedge.files import only_one
 from qaedge.nn.data import Split, open_split
-from qaedge.nn.features import Features, compute_features, features_folder, to_tensor
+from qaedge.nn.features import LOCK, Features, compute_features, drop_others, features_folder, to_tensor
 from qaedge.nn.teacher import Teacher, load_teacher, record
 from qaedge.project import Workspace
 
@@ -168,3 +169,28 @@ def test_numbers_beyond_half_precision_are_refused(tmp_path, workspace, split):
         list(compute_features(tmp_path, loud, split, BOUND))
     with pytest.raises(MissingFile):
         Features(tmp_path)
+
+
+# What the bound holds
+
+
+def test_a_bound_that_holds_no_batch_is_refused(tmp_path, teacher, split):
+    needed = 4 * per_image(teacher)
+    with pytest.raises(
+        QaedgeError, match=rf"distill\.cache is 1000 bytes, .* of 4 images, .* need {needed}\."
+    ) as caught:
+        list(compute_features(tmp_path / "new", teacher, split, 1000))
+    assert 'cache = "1MiB"' in caught.value.hint and not (tmp_path / "new").exists()
+
+
+def test_a_new_cache_takes_the_place_of_older_ones(tmp_path):
+    names = ("0" * 12, "1" * 12, "2" * 12, "mine")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "in0.f16").write_bytes(b"x")
+    with only_one(tmp_path / names[1] / LOCK, "using features"):
+        drop_others(tmp_path / names[2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+    (tmp_path / names[2] / "index.json").write_text("{}")
+    drop_others(tmp_path / names[2])
+    assert (tmp_path / names[1]).is_dir()

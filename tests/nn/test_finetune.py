@@ -14,7 +14,8 @@ from tiny_scenes import write_project
 from torch import nn
 from torch.nn import functional as F
 
-from qaedge.errors import DataError, DiskFull, InvalidFile, TeacherError
+from qaedge.errors import DataError, DiskFull, InvalidFile, QaedgeError, TeacherError
+from qaedge.files import only_one
 from qaedge.nn import finetune as module_under_test
 from qaedge.nn.data import VOID, Split, open_split
 from qaedge.nn.finetune import _batch, _loss, _rate, checkpoint_path, finetune
@@ -252,3 +253,15 @@ def test_a_teacher_is_trained_and_an_interrupted_one_goes_on(tmp_path, split):
     assert not list(tmp_path.glob("finetune-*.pt"))
     again = load_teacher(workspace).module
     again.load_state_dict(safetensors.torch.load_file(output))
+
+
+def test_a_teacher_is_trained_by_one_at_a_time(tmp_path):
+    workspace = write_project(tmp_path)
+    output = tmp_path / "new.safetensors"
+    split = open_split(workspace.project.data, None, "train")
+    with (
+        only_one(tmp_path / "new.safetensors.lock", "training"),
+        pytest.raises(QaedgeError, match=r"Another process \(process \d+\) is training new\.safetensors"),
+    ):
+        next(iter(train_teacher(load_teacher(workspace), split, split, CONFIG, output)))
+    assert not output.exists()

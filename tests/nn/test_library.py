@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import resource
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from tiny_scenes import ROWS, space_of, write_project
 
 from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, TeacherError
 from qaedge.files import only_one
+from qaedge.nn import library
 from qaedge.nn.distill import Sample, score
 from qaedge.nn.features import Features
 from qaedge.nn.inherit import OwnBlock, start_block
@@ -124,7 +126,7 @@ def test_a_missing_row_is_filled_from_kept_weights(copy):
     before = paths[kept].read_bytes()
     paths[damaged].write_bytes(paths[damaged].read_bytes()[:100])
     steps: list[Step] = []
-    with pytest.raises(TeacherError, match="1 candidates could not be distilled: stage3") as caught:
+    with pytest.raises(TeacherError, match="1 candidate could not be distilled: stage3") as caught:
         for step in fill_library(copy.workspace, copy.teacher, copy.space):
             steps.append(step)
     assert damaged in caught.value.message and "The others are kept" in caught.value.hint
@@ -188,3 +190,30 @@ def test_a_space_is_distilled_by_one_at_a_time(copy):
     ):
         list(fill_library(copy.workspace, copy.teacher, copy.space))
     assert list(fill_library(copy.workspace, copy.teacher, copy.space)) == []
+
+
+class _Broken:
+    """A bench on which nothing works."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def finish(self, task: library.Task) -> list[LossRow]:
+        raise KeyError("a name that\nis not there")
+
+
+def test_any_exception_of_a_candidate_is_told_with_its_type(copy, monkeypatch):
+    keep_rows(copy, lambda r: r.block == "head")
+    tasks = missing_tasks(copy.workspace, copy.space)[:2]
+    monkeypatch.setattr(library, "_Bench", _Broken)
+    monkeypatch.setattr(library, "_end_with", lambda parent: None)
+    waiting: Any = queue.Queue()
+    results: Any = queue.Queue()
+    for task in (*tasks, None):
+        waiting.put(task)
+    folder = next(copy.workspace.cache.iterdir())
+    library._work(copy.workspace, copy.space, folder, waiting, results, 0)
+    for task in tasks:
+        found, rows, error = results.get_nowait()
+        assert (found, rows) == (task, []) and isinstance(error, TeacherError)
+        assert error.message.startswith(f"{task.spec} in {task.block}: KeyError: ")
