@@ -201,6 +201,10 @@ def test_blocks_that_were_not_distilled_are_named(copy, qaedge):
     ("arguments", "said"),
     [
         (("export", "nobody"), "Make it with: qaedge build"),
+        (("build", "--teacher", "--name", "../../../evil"), "'../../../evil' is no name of a student"),
+        (("build", "--teacher", "--name", ".hidden"), "is no name of a student"),
+        (("build", "--teacher", "--name", ""), "is no name of a student"),
+        (("export", "../small"), "is no name of a student"),
         (("build",), "Name an architecture or ask for --teacher"),
         (("build", "nothing.json"), "No file nothing.json"),
         (("build", "--teacher", "--device", "pi9"), "No device 'pi9'"),
