@@ -218,6 +218,27 @@ def test_what_is_not_there_is_said(arguments, said, chain, qaedge):
     assert ran.err.count("error:") == 1
 
 
+def test_export_refuses_a_file_that_was_not_scored(copy, qaedge):
+    """Other calibration images, other ranges: the mIoU of the build is another file's."""
+    kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
+    spoiled(copy, "qaedge.toml", lambda b: b.replace(b"calibration_images = 4", b"calibration_images = 3"))
+    ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
+    assert ran.status == 2 and "not be the one that its build scored: calibration images 4 then, 3 now" in ran.err
+    assert "Run qaedge build again" in ran.err
+    assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept
+    assert not list(copy.folder.glob(".small*"))
+
+
+def test_a_good_file_survives_an_export_that_fails(copy, qaedge, monkeypatch):
+    kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
+    assert len(kept) == 2
+    monkeypatch.setattr("qaedge.nn.parity.NETWORK_BOUND", 1.1)  # no file can be that good
+    ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
+    assert ran.status == 1 and "pixels of the same class" in ran.err
+    assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept
+    assert not list(copy.folder.glob(".small*"))
+
+
 def test_damaged_weights_of_a_student_are_named(copy, qaedge):
     for path in copy.student("small").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:1000])
