@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from pathlib import Path
@@ -57,6 +58,13 @@ class DataConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     train_split: str = "train"
     val_split: str = "val"
     count: int = 128
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of which images a network sees and how they are scaled, but not of files or of their size."""
+        where = self.count if self.layout == "scenes" else self.path
+        seen = (self.layout, where, self.train_split, self.val_split, self.mean, self.std)
+        return hashlib.sha256(msgspec.json.encode(seen)).hexdigest()
 
 
 class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -71,13 +71,16 @@ class SpaceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             _check(path, where, axes)
         return space
 
-    def resolve(self, shapes: dict[str, tuple[Shape, Shape]], own: dict[str, str], teacher: str) -> SearchSpace:
+    def resolve(
+        self, shapes: dict[str, tuple[Shape, Shape]], own: dict[str, str], teacher: str, data: str = ""
+    ) -> SearchSpace:
         """Enumerate the candidates of each block.
 
         Args:
             shapes: block name -> input and output shape, (channels, height, width) each.
             own: block name -> digest of the teacher's own block.
             teacher: digest of the whole teacher.
+            data: digest of what images it sees; `DataConfig.digest`.
 
         Raises:
             QaedgeError: a block of the space that the teacher does not have, or the reverse.
@@ -105,7 +108,7 @@ class SpaceFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 Candidate(spec, QuantScheme.parse(scheme), given) for spec in specs for scheme in axes.schemes
             )
             blocks.append(Block(name, given, wanted, candidates))
-        return SearchSpace(self.name, teacher, tuple(blocks))
+        return SearchSpace(self.name, teacher, tuple(blocks), data)
 
 
 class Block(msgspec.Struct, frozen=True):
@@ -123,20 +126,21 @@ class SearchSpace(msgspec.Struct, frozen=True):
     name: str
     teacher: str
     blocks: tuple[Block, ...]
+    data: str = ""
 
     @property
     def hash(self) -> str:
-        """Twelve hex digits that change whenever any candidate, shape or the teacher does."""
+        """Twelve hex digits that change whenever any candidate, shape, the teacher or its data do."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     @property
     def origin(self) -> str:
-        """Twelve hex digits of what block losses depend on: the teacher, and how it is cut.
+        """Twelve hex digits of what block losses depend on: the teacher, its data, and how it is cut.
 
         Weights and losses lie under it, so that a space that grows keeps what was distilled.
         """
         cut = [(block.name, block.input_shape, block.output_shape) for block in self.blocks]
-        return hashlib.sha256(msgspec.json.encode((self.teacher, cut))).hexdigest()[:12]
+        return hashlib.sha256(msgspec.json.encode((self.teacher, self.data, cut))).hexdigest()[:12]
 
     @property
     def networks(self) -> int:

@@ -36,7 +36,7 @@ class LossRow(msgspec.Struct, frozen=True):
 
 
 class LatencyRow(msgspec.Struct, frozen=True):
-    """What a candidate, or the whole teacher (`key` starts with "teacher@"), costs on a device."""
+    """What a candidate, or the whole teacher (`key` starts with "teacher_"), costs on a device."""
 
     key: str
     form: str
@@ -138,6 +138,9 @@ def table_keys(space: SearchSpace) -> set[str]:
 
 
 def anchor_key(space: SearchSpace, scheme: str) -> str:
-    """The key of the whole teacher's row: it carries the teacher's digest, the scheme and the input."""
+    """The key of the whole teacher's row: the teacher's digest, the scheme, and what its first block takes.
+
+    The digest alone tells the size of the network's images, so the first block may begin anywhere.
+    """
     shape = "x".join(map(str, space.blocks[0].input_shape))
     return f"teacher_{space.teacher[:12]}@{scheme}@{shape}"

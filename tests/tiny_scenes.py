@@ -111,4 +111,4 @@ def space_of(workspace: Workspace) -> SearchSpace:
     from qaedge.nn.teacher import load_teacher, resolve_space
     from qaedge.space import SpaceFile
 
-    return resolve_space(load_teacher(workspace), SpaceFile.read(workspace.space_file))
+    return resolve_space(load_teacher(workspace), SpaceFile.read(workspace.space_file), workspace.project.data)

@@ -26,6 +26,7 @@ from qaedge.nn.export_onnx import write_onnx
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import cut, resolve_space
 from qaedge.nn.tracing import trace
+from qaedge.project import DataConfig
 from qaedge.space import SpaceFile
 
 HERE = Path(__file__).parent
@@ -52,7 +53,8 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     teacher = cut(deeplabv3_mobilenetv2(classes=11), stage_paths(), (3, 360, 480), "fresh")
-    space = resolve_space(teacher, SpaceFile.read(HERE.parents[1] / "examples" / "camvid.toml"))
+    data = DataConfig("camvid", 360, 480)
+    space = resolve_space(teacher, SpaceFile.read(HERE.parents[1] / "examples" / "camvid.toml"), data)
     found: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.onnx"

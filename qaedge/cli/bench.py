@@ -14,7 +14,7 @@ from qaedge.artifact import Artifact
 from qaedge.cli import options
 from qaedge.cli.resolve import device_of
 from qaedge.device import Device
-from qaedge.errors import MeasurementError
+from qaedge.errors import InvalidFile, MeasurementError
 from qaedge.files import decode_json
 from qaedge.measurement import Measurement
 from qaedge.units import format_bytes, format_seconds, parse_seconds
@@ -35,6 +35,7 @@ class Predicted(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """The part of an exported file's manifest that is compared with a measurement."""
 
+    sha256: str = ""
     predicted: Predicted = Predicted()
 
 
@@ -93,7 +94,7 @@ def measure_files(
     from qaedge.hil.profile import Measured, Settings, measure, open_session
 
     artifacts = [Artifact.of(path, name=str(path)) for path in files]
-    predictions = {artifact.name: predicted(Path(artifact.path), device.name) for artifact in artifacts}
+    predictions = {artifact.name: predicted(artifact, device.name) for artifact in artifacts}
     rows: dict[str, Row] = {}
     failed: list[Failed] = []
     with open_session(device, wait_s=wait_s) as session:
@@ -107,16 +108,25 @@ def measure_files(
     return [rows[artifact.name] for artifact in artifacts if artifact.name in rows], failed
 
 
-def predicted(path: Path, device: str) -> float | None:
+def predicted(artifact: Artifact, device: str) -> float | None:
     """Return the latency [s] that the manifest beside a file predicts for a device, or None.
 
-    Raises InvalidFile where the manifest cannot be read.
+    A manifest of another file predicts nothing; a warning says so.
+
+    Raises InvalidFile where the manifest cannot be read, or predicts what no file can take.
     """
+    path = Path(artifact.path)
     manifest = path.with_name(f"{path.name}.json")
     if not manifest.exists():
         return None
-    found = decode_json(manifest, Manifest).predicted
-    return found.latency_s if found.device in ("", device) else None
+    found = decode_json(manifest, Manifest)
+    if found.sha256 != artifact.sha256:
+        report.warn(f"{manifest} describes another file than {path}; what it predicts is not shown.")
+        return None
+    latency = found.predicted.latency_s
+    if latency is not None and not latency > 0:
+        raise InvalidFile(manifest, "predicted.latency_s", "seconds above 0", str(latency), "Export the file again.")
+    return latency if found.predicted.device in ("", device) else None
 
 
 def _row(artifact: Artifact, found: Measurement, predicted_s: float | None) -> Row:

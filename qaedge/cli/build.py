@@ -49,9 +49,9 @@ def run(
     workspace = Workspace.open(project)
     loaded, space = resolve(workspace)
     if architecture is None:
-        chosen, named = Architecture.own(space), name or "teacher"
+        chosen, named = Architecture.own(space), "teacher" if name is None else name
     else:
-        chosen, named = Architecture.load(architecture, space), name or architecture.stem
+        chosen, named = Architecture.load(architecture, space), architecture.stem if name is None else name
     choose = choose_for(device_of(device, project), workspace)
     steps = build_student(workspace, loaded, space, chosen, named, choose, epochs)
     found: StudentReport | None = None

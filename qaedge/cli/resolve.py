@@ -19,6 +19,7 @@ from qaedge.device import Device, load_device
 from qaedge.errors import InvalidFile, MissingExtra, QaedgeError
 from qaedge.files import decode_json, read_bytes, write_json
 from qaedge.project import FILE_NAME, Workspace
+from qaedge.sources import sources_digest
 from qaedge.space import SearchSpace, SpaceFile
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Inputs(msgspec.Struct, frozen=True):
     teacher: str
     height: int
     width: int
+    code: str = ""
+    data: str = ""
 
     @staticmethod
     def of(workspace: Workspace) -> Inputs:
@@ -56,6 +59,8 @@ class Inputs(msgspec.Struct, frozen=True):
             teacher=_digest(msgspec.json.encode(project.teacher, order="sorted")),
             height=project.data.height,
             width=project.data.width,
+            code=sources_digest(workspace.root, project.teacher.function),
+            data=project.data.digest,
         )
 
 
@@ -88,7 +93,7 @@ def resolve(workspace: Workspace) -> tuple[Teacher, SearchSpace]:
     written = SpaceFile.read(workspace.space_file)  # before the teacher: a typing error shows at once
     inputs = Inputs.of(workspace)
     teacher = load_teacher(workspace)
-    space = resolve_space(teacher, written)
+    space = resolve_space(teacher, written, workspace.project.data)
     space.save(workspace.space_json)
     write_json(_inputs_file(workspace), inputs)
     return teacher, space
@@ -137,6 +142,8 @@ def changed(workspace: Workspace) -> list[str]:
         "teacher": "[teacher]",
         "height": "data.height",
         "width": "data.width",
+        "code": "the teacher's code",
+        "data": "[data]",
     }
     return [name for field, name in names.items() if getattr(before, field) != getattr(now, field)]
 

@@ -83,14 +83,14 @@ def write_manifest(
     data: DataConfig,
     classes: tuple[str, ...],
     parity: Parity,
-) -> Path:
-    """Write the manifest of an exported student beside its file, and return where."""
-    path = Path(artifact.path)
+    path: Path,
+) -> None:
+    """Write the manifest of an exported student to a path; it tells the file's name, not its folder."""
     latency = next(((k, v) for k, v in architecture.costs.items() if k.startswith("latency@")), None)
     size = architecture.costs.get("size")
     scores = report.after if report.kept == "after" and report.after is not None else report.before
     manifest = Manifest(
-        file=path.name,
+        file=Path(artifact.path).name,
         sha256=artifact.sha256,
         size_bytes=artifact.size_bytes,
         format=artifact.format,
@@ -120,6 +120,4 @@ def write_manifest(
             **{name: version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},
         },
     )
-    beside = path.with_name(f"{path.name}.json")
-    write_json(beside, manifest)
-    return beside
+    write_json(path, manifest)

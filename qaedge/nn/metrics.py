@@ -83,7 +83,8 @@ def class_map(output: Any, classes: int) -> npt.NDArray[np.int64]:
     """Return class ids [batch, height, width] of logits [batch, classes, height, width], or of such ids.
 
     Raises:
-        DataError: logits for another number of classes, or no such output at all.
+        DataError: logits for another number of classes, logits that are no numbers, or no such
+            output at all.
     """
     values = output if isinstance(output, Tensor) else torch.as_tensor(np.asarray(output))
     if values.ndim == 4:
@@ -91,6 +92,12 @@ def class_map(output: Any, classes: int) -> npt.NDArray[np.int64]:
             raise DataError(
                 f"The network puts out {values.shape[1]} classes, the data have {classes}.",
                 "Give the teacher as many classes as data.classes names.",
+            )
+        # The largest of NaNs is some class, so they would be scored like any other.
+        if values.is_floating_point() and (bad := int((~values.isfinite()).sum())):
+            raise DataError(
+                f"The network puts out NaN or infinite logits: {bad} of {values.numel()}.",
+                "Its weights are damaged, training diverged (lower the learning rate), or a layer overflows.",
             )
         values = values.argmax(1)
     if values.ndim != 3 or values.is_floating_point():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qaedge.artifact import Artifact
 from qaedge.errors import ParityError
+from qaedge.nn.metrics import class_map
 from qaedge.nn.onnx_session import OnnxSession
 from qaedge.nn.quantize import QuantizedGraph
 
@@ -60,14 +61,19 @@ def block_parity(network: QuantizedGraph, artifact: Artifact, inputs: Iterable[T
 
 
 def network_parity(network: QuantizedGraph, artifact: Artifact, inputs: Iterable[Tensor]) -> Parity:
-    """Compare the classes that a network and its exported file (float in and out) give each pixel."""
+    """Compare the classes that a network and its exported file (float in and out) give each pixel.
+
+    Raises:
+        DataError: logits that are NaN or infinite.
+    """
     session = OnnxSession(Path(artifact.path))
     same = total = images = 0
     for x in inputs:
         images += 1
         with torch.no_grad():
-            wanted = network(x).argmax(1).numpy()
-        given = session.run(x).argmax(1)
+            logits = network(x)
+        wanted = class_map(logits, logits.shape[1])
+        given = class_map(session.run(x), logits.shape[1])
         same += int((given == wanted).sum())
         total += given.size
     return Parity(images, same_class=same / total)

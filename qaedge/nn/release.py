@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 
 from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
+from qaedge.errors import UsageError
+from qaedge.files import disk_errors
 from qaedge.nn.candidates import Choose
 from qaedge.nn.export_onnx import write_onnx
 from qaedge.nn.manifest import write_manifest
@@ -32,10 +36,13 @@ def export_student(
     """Write a built student's file and manifest; return both, how alike torch and the file are, and its report.
 
     Torch and ONNX Runtime are compared on the whole file, and on each block exported by itself.
+    Both files take their names last, so what lay there before survives whatever goes wrong.
 
     Raises:
         MissingFile: nothing of that name was built.
-        ParityError: the file does not compute what torch scored; it is removed again.
+        UsageError: the file would not be the one that the build scored.
+        ParityError: the file does not compute what torch scored.
+        DataError: torch or the file puts out NaN or infinite logits.
         UnsupportedOperator: an operator that has no form in the format.
         DiskFull: no space for the file.
     """
@@ -43,21 +50,56 @@ def export_student(
     train, val = open_splits(workspace)
     quantizer = Quantizer(workspace, teacher, space, architecture, train, choose)
     network = quantizer.quantize(student)
-    artifact = write_onnx(network, path, quantizer.form if quantizer.form != "float" else "u8s8", name=name)
-    parity = Parity(0)
-    if isinstance(network, QuantizedGraph):
-        images = (val.preprocess(val.image(i)[None]) for i in range(min(COMPARED, len(val))))
-        parity = network_parity(network, artifact, images)
-        inputs = val.preprocess(np.stack([val.image(i) for i in range(min(COMPARED_BLOCKS, len(val)))]))
-        worst = worst_block(student, teacher, space, architecture, inputs, quantizer.form)
-        parity = msgspec.structs.replace(parity, within_one_step=worst)
-        try:
-            check(parity, artifact)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    beside = write_manifest(artifact, report, architecture, teacher, workspace.project.data, train.classes, parity)
+    with _aside(path) as (new, new_manifest):
+        written = write_onnx(network, new, quantizer.form if quantizer.form != "float" else "u8s8", name=name)
+        _check_scored(report, written, quantizer)
+        parity = Parity(0)
+        if isinstance(network, QuantizedGraph):
+            images = (val.preprocess(val.image(i)[None]) for i in range(min(COMPARED, len(val))))
+            parity = network_parity(network, written, images)
+            inputs = val.preprocess(np.stack([val.image(i) for i in range(min(COMPARED_BLOCKS, len(val)))]))
+            worst = worst_block(student, teacher, space, architecture, inputs, quantizer.form)
+            parity = msgspec.structs.replace(parity, within_one_step=worst)
+            check(parity, written)
+        artifact = msgspec.structs.replace(written, path=str(path))
+        data, classes = workspace.project.data, train.classes
+        write_manifest(artifact, report, architecture, teacher, data, classes, parity, new_manifest)
+        beside = path.with_name(f"{path.name}.json")
+        with disk_errors(path):
+            new.replace(path)
+            new_manifest.replace(beside)
     return artifact, beside, parity, report
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Give a file and its manifest places beside where they go; what still lies there afterwards is removed."""
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+    with folder:
+        yield Path(folder.name) / path.name, Path(folder.name) / f"{path.name}.json"
+
+
+def _check_scored(report: StudentReport, written: Artifact, quantizer: Quantizer) -> None:
+    """Refuse a file that is not, byte for byte, the one whose mIoU the report tells."""
+    if written.sha256 == report.sha256:
+        return
+    changed = [
+        f"{what} {before} then, {now} now"
+        for what, before, now in (
+            ("scheme", report.scheme, str(quantizer.scheme)),
+            ("form", report.form, written.form),
+            ("calibration images", len(report.calibration_images), len(quantizer.images)),
+        )
+        if before != now
+    ]
+    raise UsageError(
+        f"The file of {report.name} would not be the one that its build scored"
+        f"{': ' + ', '.join(changed) if changed else ''}.",
+        "Settings, data or code have changed since, and with them its mIoU. Run qaedge build again"
+        " for the same device, then export.",
+    )
 
 
 def worst_block(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from qaedge.project import Workspace
 from qaedge.space import SearchSpace
 
 REPORT = "student.json"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
 class Scores(msgspec.Struct, frozen=True):
@@ -70,7 +72,12 @@ class StudentReport(msgspec.Struct, frozen=True):
 
 
 def student_folder(workspace: Workspace, space: SearchSpace, name: str) -> Path:
-    """Where a student and what it took lies."""
+    """Where a student and what it took lies; raise UsageError for a name that is none of a folder."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r} is no name of a student.",
+            "Letters, digits, dot, dash and underscore, with no dot in front; build takes one with --name.",
+        )
     return workspace.results / space.origin / "students" / name
 
 
@@ -98,7 +105,7 @@ def build_student(
 
     Raises:
         MissingFile: a block that was not distilled.
-        UsageError: an architecture that mixes float and integer blocks.
+        UsageError: an architecture that mixes float and integer blocks, or a name that is none.
         TeacherError, DataError, DiskFull: see `finetune`.
         QaedgeError: another process builds a student of this name.
     """
@@ -180,6 +187,7 @@ def load_student(
 
     Raises:
         MissingFile: nothing of that name was built.
+        UsageError: a name that is none.
         InvalidFile: its files are damaged, or of another space.
     """
     folder = student_folder(workspace, space, name)

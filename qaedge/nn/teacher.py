@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from qaedge.errors import TeacherError
+from qaedge.nn.fingerprint import computation_digest, structure_digest, weights_digest
 from qaedge.nn.paths import parse_path, put, submodule, top_modules
 from qaedge.nn.weights import build, load_weights
-from qaedge.project import Workspace
+from qaedge.project import DataConfig, Workspace
+from qaedge.sources import sources_digest
 from qaedge.space import SearchSpace, Shape, SpaceFile
 
 Record = tuple[Tensor, Tensor]
@@ -47,7 +49,7 @@ class Teacher(msgspec.Struct, frozen=True, eq=False):
     Attributes:
         module: the whole network.
         blocks: its parts; they need not cover it.
-        digest: sha256 of function, arguments, weights and block paths.
+        digest: sha256 of all that shapes its output: see `load_teacher`.
         input_shape: (3, height, width).
     """
 
@@ -81,17 +83,22 @@ class BlockCost(msgspec.Struct, frozen=True):
 def load_teacher(workspace: Workspace) -> Teacher:
     """Build the teacher of a project, load its weights, and cut it into its blocks.
 
+    Its digest covers function, arguments, weights and block paths, the size of its images, the
+    graph of the network with its constants, and the project's files that it is written in: what
+    was measured of another network must not count for this one.
+
     Raises:
         TeacherError: the function, the weights or a block path cannot be used.
         MissingFile: no weights where the project says.
     """
     config, data = workspace.project.teacher, workspace.project.data
     module = build(config.function, config.arguments, workspace.root)
-    weights = load_weights(module, workspace.path(config.weights)) if config.weights else _content(module)
-    digest = hashlib.sha256(
-        msgspec.json.encode((config.function, sorted(config.arguments.items()), weights, list(config.blocks.items())))
-    ).hexdigest()
-    return cut(module, config.blocks, (3, data.height, data.width), digest)
+    weights = load_weights(module, workspace.path(config.weights)) if config.weights else ""
+    shape = (3, data.height, data.width)
+    code = sources_digest(workspace.root, config.function)
+    made = (config.function, sorted(config.arguments.items()), weights, code, list(config.blocks.items()), shape)
+    digest = hashlib.sha256(msgspec.json.encode((made, computation_digest(module), weights_digest(module)))).hexdigest()
+    return cut(module, config.blocks, shape, digest)
 
 
 def cut(module: nn.Module, paths: Mapping[str, str], input_shape: Shape, digest: str) -> Teacher:
@@ -133,7 +140,7 @@ def cut(module: nn.Module, paths: Mapping[str, str], input_shape: Shape, digest:
                     "A block maps float images to float images: [batch, channels, height, width].",
                 )
         part, shape = submodule(module, path), _shape(given)
-        blocks.append(TeacherBlock(name, path, shape, _shape(out), part, _structure(part, shape, digest + path)))
+        blocks.append(TeacherBlock(name, path, shape, _shape(out), part, structure_digest(part, shape, digest + path)))
     teacher = Teacher(module, tuple(blocks), digest, input_shape)
     _check_closed(teacher)
     return teacher
@@ -215,38 +222,19 @@ def block_costs(teacher: Teacher) -> list[BlockCost]:
     return [*rows, BlockCost("rest", "", teacher.input_shape, teacher.input_shape, size, outside)]
 
 
-def resolve_space(teacher: Teacher, space: SpaceFile) -> SearchSpace:
-    """Enumerate a space's candidates for this teacher; raise QaedgeError where block names differ."""
+def resolve_space(teacher: Teacher, space: SpaceFile, data: DataConfig) -> SearchSpace:
+    """Enumerate a space's candidates for this teacher; raise QaedgeError where block names differ.
+
+    `data` tells what images the teacher sees: block losses hold for these alone.
+    """
     shapes = {block.name: (block.input_shape, block.output_shape) for block in teacher.blocks}
-    return space.resolve(shapes, {block.name: block.digest for block in teacher.blocks}, teacher.digest)
+    own = {block.name: block.digest for block in teacher.blocks}
+    return space.resolve(shapes, own, teacher.digest, data.digest)
 
 
 def _shape(tensor: Tensor) -> Shape:
     channels, height, width = tensor.shape[1:]
     return channels, height, width
-
-
-def _content(module: nn.Module) -> str:
-    """Hash weights that came with no file: a function may fetch or draw them itself."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _structure(part: nn.Module, shape: Shape, unique: str) -> str:
-    """Return 12 hex digits of a block's graph, its layers' settings, and all shapes.
-
-    A block whose graph cannot be traced gets digits of its own (`unique`): two such blocks may
-    print alike and still compute different things, so they never share a measurement.
-    """
-    try:
-        graph = str(fx.Tracer().trace(part))
-    except Exception as error:  # noqa: BLE001 - user code may raise anything under tracing
-        graph = f"{unique} {type(error).__name__}"
-    shapes = [(key, tuple(tensor.shape)) for key, tensor in part.state_dict().items()]
-    return hashlib.sha256(f"{graph}\n{part!r}\n{shapes}\n{shape}".encode()).hexdigest()[:12]
 
 
 def _forward(module: nn.Module, images: Tensor) -> Any:

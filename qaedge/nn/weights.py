@@ -98,6 +98,11 @@ def _pickled(path: Path, data: bytes) -> dict[str, Tensor]:
         # Only tensors and plain data: a weights file must not be able to run code.
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        if "Unsupported" in str(error):  # torch's text advises to run what the file brings along
+            raise TeacherError(
+                f"The weights {path} hold more than tensors.",
+                "Save model.state_dict(), with torch.save(model.state_dict(), path).",
+            ) from error
         raise _broken(path, error) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         held = (

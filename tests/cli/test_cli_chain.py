@@ -208,6 +208,10 @@ def test_blocks_that_were_not_distilled_are_named(copy, qaedge):
     ("arguments", "said"),
     [
         (("export", "nobody"), "Make it with: qaedge build"),
+        (("build", "--teacher", "--name", "../../../evil"), "'../../../evil' is no name of a student"),
+        (("build", "--teacher", "--name", ".hidden"), "is no name of a student"),
+        (("build", "--teacher", "--name", ""), "is no name of a student"),
+        (("export", "../small"), "is no name of a student"),
         (("build",), "Name an architecture or ask for --teacher"),
         (("build", "nothing.json"), "No file nothing.json"),
         (("build", "--teacher", "--device", "pi9"), "No device 'pi9'"),
@@ -219,6 +223,27 @@ def test_what_is_not_there_is_said(arguments, said, chain, qaedge):
     ran = qaedge(*arguments, "--project", chain.file)
     assert ran.status in (1, 2) and ran.out == "" and said in ran.err, ran.err
     assert ran.err.count("error:") == 1
+
+
+def test_export_refuses_a_file_that_was_not_scored(copy, qaedge):
+    """Other calibration images, other ranges: the mIoU of the build is another file's."""
+    kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
+    spoiled(copy, "qaedge.toml", lambda b: b.replace(b"calibration_images = 4", b"calibration_images = 3"))
+    ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
+    assert ran.status == 2 and "not be the one that its build scored: calibration images 4 then, 3 now" in ran.err
+    assert "Run qaedge build again" in ran.err
+    assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept
+    assert not list(copy.folder.glob(".small*"))
+
+
+def test_a_good_file_survives_an_export_that_fails(copy, qaedge, monkeypatch):
+    kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
+    assert len(kept) == 2
+    monkeypatch.setattr("qaedge.nn.parity.NETWORK_BOUND", 1.1)  # no file can be that good
+    ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
+    assert ran.status == 1 and "pixels of the same class" in ran.err
+    assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept
+    assert not list(copy.folder.glob(".small*"))
 
 
 def test_damaged_weights_of_a_student_are_named(copy, qaedge):

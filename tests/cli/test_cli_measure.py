@@ -10,6 +10,7 @@ import pytest
 from tiny_files import write_convolutions
 from tiny_tables import write_state
 
+from qaedge.artifact import Artifact
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
 from qaedge.tables import LatencyTable, anchor_key
@@ -24,8 +25,13 @@ def files(tmp_path, monkeypatch):
     return tmp_path
 
 
+def write_manifest(path, **predicted):
+    manifest = {"sha256": Artifact.of(path).sha256, "predicted": predicted, "more": [1]}
+    path.with_name(f"{path.name}.json").write_text(json.dumps(manifest))
+
+
 def test_bench_prints_predicted_beside_measured(files, qaedge):
-    (files / "light.onnx.json").write_text('{"predicted": {"latency_s": 0.001}, "more": [1]}')
+    write_manifest(files / "light.onnx", latency_s=0.001)
     ran = qaedge("bench", "heavy.onnx", "light.onnx", "--json", "--quiet")
     assert ran.status == 0 and ran.err == ""
     heavy, light = json.loads(ran.out)
@@ -41,9 +47,24 @@ def test_bench_prints_predicted_beside_measured(files, qaedge):
 
 
 def test_a_prediction_for_another_device_is_not_compared(files, qaedge):
-    (files / "light.onnx.json").write_text('{"predicted": {"latency_s": 0.001, "device": "pi4"}}')
+    write_manifest(files / "light.onnx", latency_s=0.001, device="pi4")
     (row,) = json.loads(qaedge("bench", "light.onnx", "--json").out)
     assert row["predicted_s"] is None
+
+
+def test_a_manifest_of_another_file_predicts_nothing(files, qaedge):
+    write_manifest(files / "heavy.onnx", latency_s=0.001)
+    (files / "heavy.onnx.json").rename(files / "light.onnx.json")
+    ran = qaedge("bench", "light.onnx", "--json", "--quiet")
+    assert ran.status == 0 and json.loads(ran.out)[0]["predicted_s"] is None
+    assert "warning: light.onnx.json describes another file than light.onnx" in ran.err
+
+
+@pytest.mark.parametrize("seconds", [0, -0.5])
+def test_a_prediction_that_cannot_be_is_refused(seconds, files, qaedge):
+    write_manifest(files / "light.onnx", latency_s=seconds)
+    ran = qaedge("bench", "light.onnx")
+    assert ran.status == 1 and "light.onnx.json: predicted.latency_s: expected seconds above 0" in ran.err
 
 
 def test_a_broken_file_does_not_hide_the_others(files, qaedge):

@@ -41,7 +41,7 @@ def test_camvid_blocks_cover_the_network(teacher: Teacher) -> None:
 
 
 def test_camvid_space_resolves(workspace: Workspace, teacher: Teacher) -> None:
-    space = resolve_space(teacher, SpaceFile.read(workspace.space_file))
+    space = resolve_space(teacher, SpaceFile.read(workspace.space_file), workspace.project.data)
     assert [block.name for block in space.blocks] == list(workspace.project.teacher.blocks)
     for block in space.blocks:
         assert 24 <= len(block.candidates) - 1 <= 40

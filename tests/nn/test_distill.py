@@ -75,8 +75,15 @@ def test_a_margin_does_not_count():
 
 
 def test_dead_channels_do_not_rule():
+    live = torch.tensor([1.0, 3.0, 0.05])
+    assert torch.equal(floor_variance(live), live), "channels that vary keep their own"
     variance = floor_variance(torch.tensor([1.0, 1.0, 0.0]))
-    assert variance.min() > 1e-5 and variance[0] == 1
+    assert 0.005 < variance.min() < 0.01 and variance[0] == 1
+    wanted = torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    wanted[:, 0] = 0
+    given = wanted + 0.01 * torch.randn(4, 16, 8, 8, generator=torch.Generator().manual_seed(1))
+    loss = float(block_loss(given, wanted, floor_variance(wanted.var((0, 2, 3)))))
+    assert loss < 10 * float(block_loss(given[:, 1:], wanted[:, 1:], wanted[:, 1:].var((0, 2, 3))))
     assert (floor_variance(torch.zeros(3)) > 0).all()
 
 

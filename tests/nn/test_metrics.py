@@ -105,3 +105,13 @@ def test_class_map_of_numpy_logits_and_of_nonsense() -> None:
     assert (class_map(logits, 3) == 2).all()
     with pytest.raises(DataError, match="class ids"):
         class_map(torch.zeros(1, 4, 4), 3)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16])
+def test_logits_that_are_no_numbers_get_no_class(bad: float, kind: torch.dtype) -> None:
+    logits = torch.zeros(2, 3, 4, 5, dtype=kind)
+    logits[1, 2, 3, 4] = bad
+    for output in (logits, logits.numpy()):
+        with pytest.raises(DataError, match="NaN or infinite logits: 1 of 120"):
+            class_map(output, 3)

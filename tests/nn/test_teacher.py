@@ -1,5 +1,7 @@
 """The teacher: loading, cutting, recording, replacing."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import msgspec
@@ -25,13 +27,14 @@ from qaedge.space import Axes, SpaceFile
 
 SMALL = {"classes": 8, "width": 0.25, "head_channels": 16, "depth": 0.5}
 BLOCKS = stage_paths(0.5)
+DATA = DataConfig("scenes", 64, 96)
 
 
 def workspace(root: Path, **changes: object) -> Workspace:
     """A project around the small built-in network."""
     config = TeacherConfig("qaedge.nn.deeplab:deeplabv3_mobilenetv2", BLOCKS, arguments=SMALL)
     config = msgspec.structs.replace(config, **changes)
-    return Workspace(root, Project(teacher=config, data=DataConfig("scenes", 64, 96), space="space.toml"))
+    return Workspace(root, Project(teacher=config, data=DATA, space="space.toml"))
 
 
 @pytest.fixture
@@ -92,6 +95,80 @@ def test_digest_follows_arguments_weights_and_cut(tmp_path: Path, teacher: Teach
         load_teacher(workspace(tmp_path, **change)).digest for change in ({"blocks": fewer}, {"arguments": wider})
     }
     assert len({teacher.digest, *digests}) == 3
+
+
+def edited(root: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> str:
+    """Write modules into the project's folder, import them anew, and return the teacher's digest."""
+    for name, text in files.items():
+        (root / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # bytecode is told apart by second and size only
+    importlib.invalidate_caches()
+    return load_teacher(workspace(root, function="edited_network:make", arguments={}, blocks={"conv": "conv"})).digest
+
+
+NETWORK = """
+import torch
+from torch import nn
+{above}
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.{buffer}
+    def forward(self, x):
+        {inside}
+def make():
+    return Net()
+"""
+
+
+@pytest.mark.parametrize("traceable", [True, False])
+def test_digest_follows_the_code_of_the_network(tmp_path, monkeypatch, traceable: bool) -> None:
+    above = "" if traceable else "def shown(x): return float(x.mean())"
+    buffer = "register_buffer('gain', torch.tensor(2.0), persistent=False)"
+    monkeypatch.setattr("qaedge.nn.teacher.sources_digest", lambda *_: "")  # as of an installed network
+    texts = [
+        NETWORK.format(above=above, buffer=held, inside=("" if traceable else "shown(x); ") + inside)
+        for inside, held in (
+            ("return self.conv(x)", buffer),
+            ("return self.conv(x * 0.5)", buffer),
+            ("return self.conv(x * self.gain)", buffer),
+            ("return self.conv(x * self.gain)", buffer.replace("2.0", "3.05")),
+            ("return self.conv(torch.relu(x)) ", buffer),
+            ("return self.conv(nn.functional.relu6(x))", buffer),
+        )
+    ]
+    digests = [edited(tmp_path, monkeypatch, edited_network=text) for text in texts]
+    assert len(set(digests)) == len(texts)
+    assert edited(tmp_path, monkeypatch, edited_network=texts[0]) == digests[0]
+
+
+def test_digest_follows_the_files_that_the_code_imports(tmp_path, monkeypatch) -> None:
+    network = NETWORK.format(above="import edited_part", buffer="n = 1", inside="return edited_part.scaled(self, x)")
+    parts = [f"def scaled(net, x):\n    return net.conv(x * {scale})\n" for scale in ("0.5", "0.25")]
+    digests = {edited(tmp_path, monkeypatch, edited_part=part, edited_network=network) for part in parts}
+    assert len(digests) == 2
+
+
+def test_digest_follows_the_size_of_the_images(tmp_path: Path, teacher: Teacher) -> None:
+    project = workspace(tmp_path).project
+    larger = msgspec.structs.replace(project, data=DataConfig("scenes", 80, 96))
+    assert load_teacher(Workspace(tmp_path, larger)).digest != teacher.digest
+
+
+def test_block_digests_follow_operators() -> None:
+    layers = (nn.ReLU(), nn.ReLU6(), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1))
+    functions = (
+        nn.functional.relu,
+        nn.functional.relu6,
+        lambda x: nn.functional.max_pool2d(x, 3, 1, 1),
+        lambda x: nn.functional.avg_pool2d(x, 3, 1, 1),
+    )
+    parts = [nn.Sequential(nn.Conv2d(3, 3, 1), layer) for layer in layers]
+    parts += [Net(lambda net, x, f=f: f(net.body(x))) for f in functions]
+    digests = {with_tail(part, lambda net, x: net.tail["a"](x)).block("a").digest for part in parts}
+    assert len(digests) == len(parts)
 
 
 def test_block_digests_follow_structure_not_weights(tmp_path: Path, teacher: Teacher) -> None:
@@ -187,9 +264,11 @@ def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     torch.save({"state_dict": saved(tmp_path), "epoch": 3}, tmp_path / "more.pt")
     with pytest.raises(TeacherError, match="a dict with 'state_dict', 'epoch', no state dict"):
         load_teacher(workspace(tmp_path, weights="more.pt"))
-    torch.save({"a": Surprise()}, tmp_path / "code.pt")
-    with pytest.raises(TeacherError, match="cannot be read"):
-        load_teacher(workspace(tmp_path, weights="code.pt"))
+    for held in ({"a": Surprise()}, nn.Linear(2, 2)):
+        torch.save(held, tmp_path / "code.pt")
+        with pytest.raises(TeacherError, match=r"code\.pt hold more than tensors\.\nSave model\.state_dict") as caught:
+            load_teacher(workspace(tmp_path, weights="code.pt"))
+        assert "trust" not in str(caught.value)
     assert "surprise" not in capsys.readouterr().out
 
 
@@ -383,10 +462,13 @@ def test_resolve_space(teacher: Teacher) -> None:
     axes = tuple(
         Axes(name, kind="context" if name == "head" else "inverted_residual", kernels=(3, 5)) for name in BLOCKS
     )
-    space = resolve_space(teacher, SpaceFile("small", axes))
+    space = resolve_space(teacher, SpaceFile("small", axes), DATA)
     assert space.teacher == teacher.digest
     for block, mine in zip(space.blocks, teacher.blocks, strict=True):
         assert block.candidates[0].spec.is_own and mine.digest in block.candidates[0].key
         assert block.input_shape == mine.input_shape and len(block.candidates) == 3
+    scaled = msgspec.structs.replace(DATA, mean=(0.4, 0.4, 0.4))
+    other = resolve_space(teacher, SpaceFile("small", axes), scaled)
+    assert other.origin != space.origin and other.hash != space.hash and other.blocks == space.blocks
     with pytest.raises(QaedgeError, match=r"only in teacher\.blocks of the project file: "):
-        resolve_space(teacher, SpaceFile("small", axes[:3]))
+        resolve_space(teacher, SpaceFile("small", axes[:3]), DATA)

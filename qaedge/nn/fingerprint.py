@@ -1,0 +1,67 @@
+"""Fingerprints of networks: what tells that two compute the same, or cost the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from operator import attrgetter
+
+import torch
+from torch import Tensor, fx, nn
+
+from qaedge.space import Shape
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Hash parameters and buffers, those too that no weights file holds: a function may draw them itself."""
+    return _tensors_digest({**module.state_dict(), **dict(module.named_buffers())})
+
+
+def computation_digest(module: nn.Module) -> str:
+    """Hash what a network computes: its graph and the graph's constants, and its layers' settings.
+
+    Where it cannot be traced, the source of its modules' classes stands for the graph.
+    """
+    constants: dict[str, Tensor] = {}
+    try:
+        tracer = fx.Tracer()
+        graph = tracer.trace(module)
+        for node in graph.nodes:
+            if node.op == "get_attr" and isinstance(value := attrgetter(node.target)(tracer.root), Tensor):
+                constants[node.target] = value
+        code = str(graph)
+    except Exception:  # noqa: BLE001 - user code may raise anything under tracing
+        code = "\n".join(sorted({_source(type(part)) for part in module.modules()}))
+    return hashlib.sha256(f"{code}\n{module!r}\n{_tensors_digest(constants)}".encode()).hexdigest()
+
+
+def _source(kind: type) -> str:
+    if kind.__module__.partition(".")[0] == "torch":
+        return kind.__qualname__  # its version is no part of a teacher
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):  # made at run time: its name is all there is
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def structure_digest(part: nn.Module, shape: Shape, unique: str) -> str:
+    """Return 12 hex digits of a block's graph, its layers' settings, and all shapes.
+
+    A block whose graph cannot be traced gets digits of its own (`unique`): two such blocks may
+    print alike and still compute different things, so they never share a measurement.
+    """
+    try:
+        graph = str(fx.Tracer().trace(part))
+    except Exception as error:  # noqa: BLE001 - user code may raise anything under tracing
+        graph = f"{unique} {type(error).__name__}"
+    shapes = [(key, tuple(tensor.shape)) for key, tensor in part.state_dict().items()]
+    return hashlib.sha256(f"{graph}\n{part!r}\n{shapes}\n{shape}".encode()).hexdigest()[:12]
