@@ -1,4 +1,4 @@
-"""`qaedge export`: a built student as an INT8 ONNX file with its manifest."""
+"""`qaedge export`: the INT8 ONNX file of a built student, checked, with its manifest."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a student as an INT8 ONNX file with the very scales it was scored with.
+    """Write out the INT8 ONNX file of a student, the very one that build scored.
 
     The file is run on validation images and must give at least 99.5 % of their pixels the class
     that torch gives them. The manifest beside it (FILE.json) says how to feed it and where its

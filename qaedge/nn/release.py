@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 
 from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
-from qaedge.errors import UsageError
-from qaedge.files import disk_errors
+from qaedge.errors import InvalidFile, UsageError
+from qaedge.files import disk_errors, read_bytes, write_atomic
 from qaedge.nn.candidates import Choose
 from qaedge.nn.export_onnx import write_onnx
 from qaedge.nn.manifest import write_manifest
 from qaedge.nn.parity import Parity, block_parity, check, network_parity
 from qaedge.nn.quantize import QuantizedGraph, calibrate
-from qaedge.nn.student import Quantizer, StudentReport, load_student, open_splits
+from qaedge.nn.student import Quantizer, StudentReport, load_student, open_splits, student_folder
 from qaedge.nn.teacher import Teacher, cut, record
 from qaedge.nn.tracing import trace
 from qaedge.project import Workspace
@@ -35,12 +36,15 @@ def export_student(
 ) -> tuple[Artifact, Path, Parity, StudentReport]:
     """Write a built student's file and manifest; return both, how alike torch and the file are, and its report.
 
-    Torch and ONNX Runtime are compared on the whole file, and on each block exported by itself.
-    Both files take their names last, so what lay there before survives whatever goes wrong.
+    The file is the one that the build scored, byte for byte: quantizing anew may give another,
+    since ranges depend in their last bits on the machine and on the number of threads. Torch and
+    ONNX Runtime are compared on the whole file, and on each block exported by itself. Both files
+    take their names last, so what lay there before survives whatever goes wrong.
 
     Raises:
         MissingFile: nothing of that name was built.
-        UsageError: the file would not be the one that the build scored.
+        UsageError: the project asks for another file than the one that was built and scored.
+        InvalidFile: what the build left is damaged.
         ParityError: the file does not compute what torch scored.
         DataError: torch or the file puts out NaN or infinite logits.
         UnsupportedOperator: an operator that has no form in the format.
@@ -49,10 +53,11 @@ def export_student(
     student, architecture, report = load_student(workspace, teacher, space, name)
     train, val = open_splits(workspace)
     quantizer = Quantizer(workspace, teacher, space, architecture, train, choose)
+    data = _scored_file(student_folder(workspace, space, name), report, quantizer)
     network = quantizer.quantize(student)
     with _aside(path) as (new, new_manifest):
-        written = write_onnx(network, new, quantizer.form if quantizer.form != "float" else "u8s8", name=name)
-        _check_scored(report, written, quantizer)
+        write_atomic(new, data)
+        written = msgspec.structs.replace(Artifact.of(new, name), format="onnx", form=report.form)
         parity = Parity(0)
         if isinstance(network, QuantizedGraph):
             images = (val.preprocess(val.image(i)[None]) for i in range(min(COMPARED, len(val))))
@@ -62,8 +67,8 @@ def export_student(
             parity = msgspec.structs.replace(parity, within_one_step=worst)
             check(parity, written)
         artifact = msgspec.structs.replace(written, path=str(path))
-        data, classes = workspace.project.data, train.classes
-        write_manifest(artifact, report, architecture, teacher, data, classes, parity, new_manifest)
+        preprocessing, classes = workspace.project.data, train.classes
+        write_manifest(artifact, report, architecture, teacher, preprocessing, classes, parity, new_manifest)
         beside = path.with_name(f"{path.name}.json")
         with disk_errors(path):
             new.replace(path)
@@ -81,25 +86,30 @@ def _aside(path: Path) -> Iterator[tuple[Path, Path]]:
         yield Path(folder.name) / path.name, Path(folder.name) / f"{path.name}.json"
 
 
-def _check_scored(report: StudentReport, written: Artifact, quantizer: Quantizer) -> None:
-    """Refuse a file that is not, byte for byte, the one whose mIoU the report tells."""
-    if written.sha256 == report.sha256:
-        return
+def _scored_file(folder: Path, report: StudentReport, quantizer: Quantizer) -> bytes:
+    """Return the very file that the build scored; refuse it where the project asks for another by now."""
+    before, now = report.calibration_images, quantizer.images
     changed = [
-        f"{what} {before} then, {now} now"
-        for what, before, now in (
+        f"{what} {then}, now {wanted}"
+        for what, then, wanted in (
             ("scheme", report.scheme, str(quantizer.scheme)),
-            ("form", report.form, written.form),
-            ("calibration images", len(report.calibration_images), len(quantizer.images)),
+            ("form", report.form, quantizer.form),
+            ("calibration images", len(before), len(now)),
         )
-        if before != now
+        if then != wanted
     ]
-    raise UsageError(
-        f"The file of {report.name} would not be the one that its build scored"
-        f"{': ' + ', '.join(changed) if changed else ''}.",
-        "Settings, data or code have changed since, and with them its mIoU. Run qaedge build again"
-        " for the same device, then export.",
-    )
+    if changed or before != now:
+        raise UsageError(
+            f"Settings have changed since {report.name} was built: {', '.join(changed) or 'other calibration images'}.",
+            "Its mIoU is that of another file. Run qaedge build again, for the same device, then export.",
+        )
+    path = folder / report.file
+    data = read_bytes(path, hint="Make it with: qaedge build")
+    if (found := hashlib.sha256(data).hexdigest()) != report.sha256:
+        raise InvalidFile(
+            path, "", f"the file that was scored ({report.sha256[:12]})", found[:12], "Run qaedge build again."
+        )
+    return data
 
 
 def worst_block(

@@ -230,10 +230,20 @@ def test_export_refuses_a_file_that_was_not_scored(copy, qaedge):
     kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
     spoiled(copy, "qaedge.toml", lambda b: b.replace(b"calibration_images = 4", b"calibration_images = 3"))
     ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
-    assert ran.status == 2 and "not be the one that its build scored: calibration images 4 then, 3 now" in ran.err
+    assert ran.status == 2 and "since small was built: calibration images 4, now 3." in ran.err
     assert "Run qaedge build again" in ran.err
     assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept
     assert not list(copy.folder.glob(".small*"))
+
+
+def test_export_gives_away_the_file_that_was_scored(copy, qaedge):
+    report = msgspec.json.decode((copy.student("small") / "student.json").read_bytes(), type=StudentReport)
+    built = copy.student("small") / report.file
+    assert (copy.folder / "small.onnx").read_bytes() == built.read_bytes()
+    built.write_bytes(built.read_bytes()[:-1] + b"x")
+    ran = qaedge("export", "small", "--output", copy.folder / "new.onnx", "--project", copy.file)
+    assert ran.status == 1 and f"{built}: expected the file that was scored" in ran.err
+    assert not (copy.folder / "new.onnx").exists()
 
 
 def test_a_good_file_survives_an_export_that_fails(copy, qaedge, monkeypatch):
