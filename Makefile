@@ -12,14 +12,23 @@ STAMP := $(VENV)/.installed
 
 # Where the real images and teachers are; empty means that the tests which need them are skipped.
 export QAEDGE_DATA
+# What starts an aarch64 Linux behind SSH (see tests/device); empty means that `make test` skips what needs one.
+export QAEDGE_ARM_TARGET
 
-.PHONY: demo test lint format clean install
+.PHONY: demo test test-aarch64 lint format clean install
 
 demo: $(STAMP)
 	$(BIN)/qaedge demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -m "not device" $(PYTEST_FLAGS)
+
+# From nothing to a measured network on an emulated board: device add, setup without internet, check, profile, bench.
+test-aarch64: $(STAMP)
+	@test -n "$(QAEDGE_ARM_TARGET)" || { \
+		echo "error: QAEDGE_ARM_TARGET is not set: it names the script that starts an aarch64 machine." >&2; \
+		echo "  tests/device/test_aarch64.py says what such a script prints." >&2; exit 1; }
+	$(BIN)/python -m pytest -m device tests/device $(PYTEST_FLAGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .
@@ -40,7 +49,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "  Name another one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo "error: '$(PYTHON) -m venv' failed. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[nn,dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[nn,tflite,page,dev]"
 	@touch $@
 
 clean:

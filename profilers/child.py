@@ -58,18 +58,31 @@ class Child:
         """The agent's end of the line to the child."""
         return self._socket.fileno()
 
-    def ask(self, link: Link, message: Dict[str, Any], deadline_s: float) -> Dict[str, Any]:
+    def ask(
+        self,
+        link: Link,
+        message: Dict[str, Any],
+        deadline_s: float,
+        between: Optional[Callable[[], None]] = None,
+        every_s: float = 0.1,
+    ) -> Dict[str, Any]:
         """Send a message and wait for the answer; raise Died where none comes within the deadline.
 
-        The link keeps beating meanwhile; HostGone and Cancelled pass through.
+        The link keeps beating meanwhile, and `between` is called every so often; HostGone and
+        Cancelled pass through.
         """
         until = time.monotonic() + deadline_s
+        next_at = until if between is None else time.monotonic() + every_s
         try:
             self._socket.sendall(frames.pack_json(message))
         except OSError:
             raise self._death() from None
         while True:
-            if not link.wait(self.descriptor, until):
+            if not link.wait(self.descriptor, min(until, next_at)):
+                if between is not None and time.monotonic() < until:
+                    between()
+                    next_at += every_s
+                    continue
                 self.end()
                 raise Died("timeout", "no answer within %g s" % deadline_s)
             try:
@@ -93,6 +106,10 @@ class Child:
         name = signal.Signals(number).name if number in set(signal.Signals) else "signal %d" % number
         why = ", most likely because memory ran out" if number == signal.SIGKILL else ""
         return Died("crashed", "it was ended by %s%s" % (name, why))
+
+    def forget(self) -> None:
+        """Close the agent's end, in a process that is forked later: only the agent may hold it."""
+        os.close(self.descriptor)
 
     def end(self) -> None:
         """Kill the child, if it lives, and wait until it is gone."""

@@ -12,9 +12,12 @@ from typing import Any, Deque, Optional
 
 import frames
 
+#: What the host sends to say that it lives: nothing to be answered.
+_ALIVE = (frames.JSON, b'{"type":"alive"}')
+
 
 class HostGone(Exception):
-    """The host closed its end, or died."""
+    """The host closed its end, died, or has been silent for too long."""
 
 
 class Cancelled(Exception):
@@ -26,9 +29,13 @@ class Link:
 
     def __init__(self, source: int, sink: int) -> None:
         """Read from `source`, write to `sink`; no heartbeat until `heartbeat_s` is set."""
+        os.set_blocking(sink, False)  # or an agent would hang, and hold the board, where nobody reads any more
         self.source = source
         self.sink = sink
         self.heartbeat_s: Optional[float] = None
+        #: How long the host may be silent [s]: a cable that was pulled closes nothing.
+        self.patience_s: Optional[float] = None
+        self._heard_at = time.monotonic()
         self._beat_at = time.monotonic()
         self._splitter = frames.Splitter()
         self._frames: Deque[frames.Frame] = deque()
@@ -37,11 +44,13 @@ class Link:
         """Send one message; raise HostGone where nobody is there to read it."""
         values["type"] = kind
         data = memoryview(frames.pack_json(values))
-        try:
-            while data:
+        while data:
+            try:
                 data = data[os.write(self.sink, data) :]
-        except OSError:
-            raise HostGone() from None
+            except BlockingIOError:
+                self._wait_for_room()
+            except OSError:
+                raise HostGone() from None
 
     def receive(self) -> frames.Frame:
         """Wait for the host's next frame."""
@@ -49,7 +58,7 @@ class Link:
             self._wait(None, None)
         return self._frames.popleft()
 
-    def wait(self, descriptor: int, until: float) -> bool:
+    def wait(self, descriptor: Optional[int], until: float) -> bool:
         """Wait until `descriptor` can be read (True) or the monotonic time `until` has come (False).
 
         Raises HostGone, and Cancelled where the host sends that word; other frames are kept.
@@ -63,6 +72,10 @@ class Link:
                     raise Cancelled()
             if time.monotonic() >= until:
                 return False
+
+    def pause(self, seconds: float) -> None:
+        """Wait; raises as `wait`."""
+        self.wait(None, time.monotonic() + seconds)
 
     def _wait(self, descriptor: Optional[int], until: Optional[float]) -> bool:
         """Wait once: for the host, for `descriptor`, or for the time of the next heartbeat."""
@@ -80,9 +93,25 @@ class Link:
         if self.heartbeat_s is not None and now >= self._beat_at + self.heartbeat_s:
             self._beat_at = now
             self.send("heartbeat")
-        if self.source in ready:
+        self._hear(self.source in ready, now)
+        return descriptor in ready
+
+    def _wait_for_room(self) -> None:
+        """Wait until the sink takes more; hear the host meanwhile."""
+        poll = select.poll()
+        poll.register(self.sink, select.POLLOUT)
+        poll.register(self.source, select.POLLIN)
+        patience = None if self.patience_s is None else self._heard_at + self.patience_s - time.monotonic()
+        ready = {found for found, _ in poll.poll(None if patience is None else max(0.0, patience) * 1000 + 1)}
+        self._hear(self.source in ready, time.monotonic())
+
+    def _hear(self, ready: bool, now: float) -> None:
+        """Take in what the host has said, if it has; HostGone where it has been silent for too long, or is gone."""
+        if ready:
             data = os.read(self.source, 1 << 18)
             if not data:
                 raise HostGone()
-            self._frames.extend(self._splitter.feed(data))
-        return descriptor in ready
+            self._heard_at = now
+            self._frames.extend(frame for frame in self._splitter.feed(data) if frame != _ALIVE)
+        elif self.patience_s is not None and now > self._heard_at + self.patience_s:
+            raise HostGone()

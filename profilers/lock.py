@@ -4,10 +4,11 @@ import contextlib
 import fcntl
 import json
 import os
-import re
-import tempfile
+import pwd
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Set
+
+import marks
 
 
 class Busy(Exception):
@@ -22,10 +23,9 @@ class Busy(Exception):
 class BoardLock:
     """An exclusive `flock`, which the kernel gives back when its holder dies, however it dies."""
 
-    def __init__(self, device: str, folder: Optional[str] = None) -> None:
-        """Name the lock; nothing is taken yet."""
-        name = "qaedge-%s.lock" % re.sub(r"[^A-Za-z0-9_.-]", "_", device)
-        self.path = os.path.join(folder or tempfile.gettempdir(), name)
+    def __init__(self, folder: str = "") -> None:
+        """Name the lock, in `folder` or where marks.py says; nothing is taken yet."""
+        self.path = marks.place("qaedge.lock", folder)
         self._descriptor: Optional[int] = None
 
     def take(self, holder: Dict[str, Any]) -> None:
@@ -54,6 +54,22 @@ class BoardLock:
             os.close(self._descriptor)
             self._descriptor = None
 
+    def peek(self, root: str = "/") -> Dict[str, Any]:
+        """Return who holds the lock, without touching it; empty where it is free."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return {}
+        try:
+            names = _names(descriptor, root)
+            with open(os.path.join(root, "proc/locks")) as file:
+                taken = any(names & set(line.split()) for line in file if "FLOCK" in line)
+            return dict(self._holder(descriptor) or {"user": "somebody"}) if taken else {}
+        except OSError:
+            return {}
+        finally:
+            os.close(descriptor)
+
     def forget(self) -> None:
         """Close this process's copy, in a forked child: the lock is the agent's alone."""
         if self._descriptor is not None:
@@ -68,6 +84,8 @@ class BoardLock:
                 return os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             except FileNotFoundError:
                 pass
+            except PermissionError:  # somebody's who lets nobody look
+                raise Busy({"user": self._owner()}) from None
             try:
                 descriptor = os.open(
                     self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
@@ -76,6 +94,12 @@ class BoardLock:
                 continue
             os.fchmod(descriptor, 0o666)  # every user of the board takes the same lock
             return descriptor
+
+    def _owner(self) -> str:
+        try:
+            return pwd.getpwuid(os.lstat(self.path).st_uid).pw_name
+        except (OSError, KeyError):
+            return "somebody"
 
     def _is_current(self, descriptor: int) -> bool:
         try:
@@ -91,3 +115,24 @@ class BoardLock:
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
+
+
+def _names(descriptor: int, root: str) -> Set[str]:
+    """Return how /proc/locks may name a file, "fe:00:4711": the device in hexadecimal, and the inode.
+
+    The device is the file system's, which on btrfs and the like is not the one that `fstat` tells:
+    where the kernel says which mount the file is on, that mount's counts, too.
+    """
+    status = os.fstat(descriptor)
+    devices = {(os.major(status.st_dev), os.minor(status.st_dev))}
+    try:
+        with open(os.path.join(root, "proc/self/fdinfo/%d" % descriptor)) as file:
+            mounts = [line.split()[1] for line in file if line.startswith("mnt_id:")]
+        with open(os.path.join(root, "proc/self/mountinfo")) as file:
+            for words in map(str.split, file):
+                if words[0] in mounts:
+                    major, _, minor = words[2].partition(":")
+                    devices.add((int(major), int(minor)))
+    except (OSError, ValueError, IndexError):
+        pass  # not Linux, or an old one
+    return {"%02x:%02x:%d" % (major, minor, status.st_ino) for major, minor in devices}

@@ -1,41 +1,34 @@
 """The ONNX Runtime: load(path, threads, options) -> a session that runs when called."""
 
-import struct
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy
 import onnxruntime
+from onnx_files import identity, reference
+from tensors import Shape, Tensor, Unsupported, draw, given
+from unpack import unpacked
 
 NAME = "onnxruntime"
 VERSION = str(onnxruntime.__version__)
 
-#: ONNX Runtime's word -> (numpy's word, the number in ONNX files)
+#: ONNX Runtime's word -> numpy's.
 TYPES = {
-    "tensor(float)": ("float32", 1),
-    "tensor(uint8)": ("uint8", 2),
-    "tensor(int8)": ("int8", 3),
-    "tensor(uint16)": ("uint16", 4),
-    "tensor(int16)": ("int16", 5),
-    "tensor(int32)": ("int32", 6),
-    "tensor(int64)": ("int64", 7),
-    "tensor(bool)": ("bool", 9),
-    "tensor(float16)": ("float16", 10),
-    "tensor(double)": ("float64", 11),
+    "tensor(float)": "float32",
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(uint16)": "uint16",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
 }
 
-Shape = Tuple[int, ...]
-
-
-class Tensor(NamedTuple):
-    """What goes in or comes out: its name, numpy's word for its type, its shape."""
-
-    name: str
-    dtype: str
-    shape: Shape
-
-
-class Unsupported(Exception):
-    """Something in the file that cannot be run as it is; the text says what and what to do."""
+#: The provider that needs nothing but the processor.
+PROCESSOR = "CPUExecutionProvider"
+#: The least warm-up with any other [s] (R4).
+GPU_WARMUP_S = 0.5
 
 
 class Session:
@@ -43,6 +36,8 @@ class Session:
 
     def __init__(self, session: Any, inputs: List[Tensor], binding: Any) -> None:
         """Keep what `load` has made."""
+        # A GPU's provider may come back from a run before its outputs are in the processor's memory.
+        self._waits = session.get_providers() != [PROCESSOR]
         self.inputs = inputs
         self.outputs: List[Tensor] = []
         self._kept: List[Any] = []
@@ -52,6 +47,8 @@ class Session:
     def __call__(self) -> None:
         """Run one inference."""
         self._session.run_with_iobinding(self._binding)
+        if self._waits:
+            self._binding.synchronize_outputs()
 
     def settle(self) -> None:
         """After the first run: read the outputs' shapes and let later runs write into the same memory."""
@@ -74,21 +71,49 @@ class Session:
         return dict(zip(names, self._binding.copy_outputs_to_cpu()))  # noqa: B905 - Python 3.8
 
 
-def load(path: str, threads: int, options: Dict[str, Any], inputs: Optional[Dict[str, Any]] = None) -> Session:
-    """Load a file and bind its inputs: those given, or random ones of the right type and shape.
+def warmup_s(options: Dict[str, Any]) -> float:
+    """Return the least warm-up [s]: clocks of a GPU rise slowly."""
+    return GPU_WARMUP_S if set(options.get("providers") or [PROCESSOR]) != {PROCESSOR} else 0.0
+
+
+def prepare(path: str, threads: int, options: Dict[str, Any]) -> Union[str, bytes]:
+    """Return what is loaded: the file, or its bytes with weights unpacked that lie packed in it."""
+    with open(path, "rb") as file:
+        data = file.read()
+    plain = unpacked(data)
+    return path if plain is data else plain
+
+
+def load(
+    path: str,
+    threads: int,
+    options: Dict[str, Any],
+    inputs: Optional[Dict[str, Any]] = None,
+    prepared: Union[str, bytes, None] = None,
+) -> Session:
+    """Load a file, or what `prepare` made of it, and bind its inputs: those given, or random ones that fit.
 
     `options`: `providers` (default: the processor), `sizes` (name of a dynamic dimension -> size)
     and `seed` for the random inputs. Raises Unsupported, or whatever the runtime raises.
     """
-    session = _session(path, threads, options.get("providers") or ["CPUExecutionProvider"])
+    source = prepare(path, threads, options) if prepared is None else prepared
+    session = _session(source, threads, options.get("providers") or [PROCESSOR])
+    return _bound(session, options, inputs)
+
+
+def _bound(session: Any, options: Dict[str, Any], inputs: Optional[Dict[str, Any]] = None) -> Session:
     random = numpy.random.RandomState(int(options.get("seed", 0)))
     binding = session.io_binding()
     tensors = []
+    names = [node.name for node in session.get_inputs()]
     for node in session.get_inputs():
         dtype = _dtype(node.name, node.type)
-        shape = _fixed(node.name, node.shape, options.get("sizes") or {})
-        value = inputs[node.name] if inputs else draw(random, shape, dtype)
-        tensors.append(Tensor(node.name, dtype, shape))
+        if inputs is not None:
+            sizes = [size if isinstance(size, int) and size >= 0 else None for size in node.shape]
+            value = given(inputs, names, node.name, dtype, sizes)
+        else:
+            value = draw(random, _fixed(node.name, node.shape, options.get("sizes") or {}), dtype)
+        tensors.append(Tensor(node.name, dtype, tuple(value.shape)))
         binding.bind_ortvalue_input(node.name, onnxruntime.OrtValue.ortvalue_from_numpy(value))
     for node in session.get_outputs():
         binding.bind_output(node.name, "cpu")
@@ -115,7 +140,7 @@ def _session(source: Any, threads: int, providers: Sequence[Any]) -> Any:
 def _dtype(name: str, word: str) -> str:
     if word not in TYPES:
         raise Unsupported("%r is %s; known: %s." % (name, word, ", ".join(TYPES)))
-    return TYPES[word][0]
+    return TYPES[word]
 
 
 def _fixed(name: str, shape: Sequence[Any], sizes: Dict[str, int]) -> Shape:
@@ -139,23 +164,10 @@ def _fixed(name: str, shape: Sequence[Any], sizes: Dict[str, int]) -> Shape:
     return tuple(fixed)
 
 
-def draw(random: Any, shape: Shape, dtype: str) -> Any:
-    """Return a random array: the whole range of 8-bit integers, 0 or 1 for wider ones, else normal.
-
-    Wider integers are mostly indices, and 0 and 1 are in range nearly everywhere.
-    """
-    if dtype in ("uint8", "int8"):
-        limits = numpy.iinfo(dtype)
-        return random.randint(limits.min, limits.max + 1, size=shape).astype(dtype)
-    if dtype.startswith("float"):
-        return random.standard_normal(shape).astype(dtype)
-    return random.randint(0, 2, size=shape).astype(dtype)
-
-
 def load_identity(tensors: Sequence[Tensor], threads: int, options: Dict[str, Any]) -> Session:
     """Load a model that does nothing to such tensors: what is left is the cost of calling (R12)."""
     names = [t._replace(name="x%d" % i) for i, t in enumerate(tensors)]
-    session = _session(identity(names), threads, options.get("providers") or ["CPUExecutionProvider"])
+    session = _session(identity(names), threads, options.get("providers") or [PROCESSOR])
     random = numpy.random.RandomState(0)
     binding = session.io_binding()
     for tensor in names:
@@ -165,35 +177,7 @@ def load_identity(tensors: Sequence[Tensor], threads: int, options: Dict[str, An
     return Session(session, names, binding)
 
 
-def identity(tensors: Sequence[Tensor]) -> bytes:
-    """Return an ONNX file with one Identity node per tensor, `NAME` in and `NAME_` out.
-
-    Written by hand, because boards have no `onnx` package; the numbers are the field numbers of
-    https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-    """
-    codes = {dtype: code for dtype, code in TYPES.values()}
-    graph = b""
-    for name, dtype, shape in tensors:
-        source, sink = name.encode(), name.encode() + b"_"
-        graph += _field(1, _field(1, source) + _field(2, sink) + _field(4, b"Identity"))
-        dims = b"".join(_field(1, _number(1, size)) for size in shape)
-        kind = _field(2, _field(1, _number(1, codes[dtype]) + _field(2, dims)))
-        graph += _field(11, _field(1, source) + kind) + _field(12, _field(1, sink) + kind)
-    graph += _field(2, b"identity")
-    return _number(1, 8) + _field(7, graph) + _field(8, _field(1, b"") + _number(2, 13))
-
-
-def _varint(value: int) -> bytes:
-    data = b""
-    while value > 127:
-        data += struct.pack("B", value & 127 | 128)
-        value >>= 7
-    return data + struct.pack("B", value)
-
-
-def _field(number: int, data: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(data)) + data
-
-
-def _number(number: int, value: int) -> bytes:
-    return _varint(number << 3) + _varint(value)
+def load_reference(threads: int, options: Dict[str, Any]) -> Session:
+    """Load the reference model: the same work on every board and in every session (R14)."""
+    session = _session(reference(), threads, options.get("providers") or [PROCESSOR])
+    return _bound(session, options)

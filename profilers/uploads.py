@@ -29,7 +29,7 @@ class Uploads:
         self._folder = folder
         os.makedirs(folder, exist_ok=True)
         self._sha256 = ""
-        self._left = 0
+        self._size = self._left = 0
         self._file: Any = None
         self._digest = hashlib.sha256()
         self._refused: Optional[Refused] = None
@@ -48,13 +48,17 @@ class Uploads:
         """Start to take a file; what is wrong with it, or with the disk, `finish` says."""
         path = self.path(sha256)
         self._discard()
-        self._sha256, self._left, self._digest, self._refused = sha256, size, hashlib.sha256(), None
+        self._sha256, self._size, self._left = sha256, size, size
+        self._digest, self._refused = hashlib.sha256(), None
         disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize
         if free < size + SPARE:
             self._refused = Refused("disk", "%d bytes free in %s, %d needed" % (free, self._folder, size + SPARE))
         else:
-            self._file = open(path + ".part", "wb")  # noqa: SIM115 - closed by finish
+            try:
+                self._file = open(path + ".part", "wb")  # noqa: SIM115 - closed by finish
+            except OSError as error:
+                self._full(error)
 
     @property
     def arriving(self) -> bool:
@@ -71,7 +75,7 @@ class Uploads:
             try:
                 self._file.write(data)
             except OSError as error:
-                self._refused = Refused("disk", "%s while writing to %s" % (error.strerror, self._folder))
+                self._full(error)
                 self._discard()
 
     def finish(self) -> str:
@@ -80,7 +84,7 @@ class Uploads:
             try:
                 self._file.close()
             except OSError as error:
-                self._refused = Refused("disk", "%s while writing to %s" % (error.strerror, self._folder))
+                self._full(error)
         if self._refused is None and self._digest.hexdigest() != self._sha256:
             self._refused = Refused("hash", "what arrived has the hash %s" % self._digest.hexdigest())
         if self._refused is not None:
@@ -95,6 +99,9 @@ class Uploads:
         for sha256 in hashes:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.path(sha256))
+
+    def _full(self, error: OSError) -> None:
+        self._refused = Refused("disk", "%s in %s, %d bytes needed" % (error.strerror, self._folder, self._size))
 
     def _discard(self) -> None:
         if self._file is not None:

@@ -1,4 +1,4 @@
-"""What a child does: load one file, and take a round whenever it is told to (R2 to R5, R11, R12)."""
+"""What a child does: load one file, and take a round, or loop, whenever it is told to (R2 to R5, R11, R12)."""
 
 import gc
 import os
@@ -6,7 +6,9 @@ import resource
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+import inputs
 import sampling
+from counters import Counters
 
 Message = Dict[str, Any]
 
@@ -15,23 +17,26 @@ class Work:
     """One candidate: its session is opened by the first round and kept for the later ones."""
 
     def __init__(self, runtime: Any, path: str, order: Message) -> None:
-        """Name what is to be measured; `order` is the host's measure message."""
+        """Name what is to be measured; `order` is the host's measure message, with the candidate's own in it."""
         self._runtime = runtime
         self._path = path
         self._threads = int(order["threads"])
         self._options = order["options"]
-        self._settings = order["settings"]
+        self._inputs = order.get("inputs")
+        self._settings = warmed(order["settings"], runtime, self._options)
         self._session: Any = None
         self._repeats = 1
+        # Before the runtime starts threads: those that are there already would not be counted.
+        self._counters = Counters()
 
     def answer(self, message: Message) -> Message:
         """Take one round; a failure is an answer, too.
 
         The message holds `overheads` (known ones, by signature) and, for a child that replaces
-        one that died, `repeats`.
+        one that died, `repeats`. One of the type "run" lasts `seconds`, for a look at the power.
         """
         try:
-            return self._round(message)
+            return self._loop(float(message["seconds"])) if message["type"] == "run" else self._round(message)
         except MemoryError:
             return {"type": "failed", "kind": "memory", "text": "memory ran out"}
         except Exception as error:  # noqa: BLE001 - a runtime raises what it likes
@@ -53,7 +58,11 @@ class Work:
             found["warm"] = steady
         else:
             warm, spent = sampling.warm_again(run, self._settings, self._repeats, clock)
+        self._counters.start()
         samples = sampling.take_round(run, self._settings, self._repeats, clock)
+        counted = self._counters.stop()
+        for name, value in counted.items():
+            found[name] = value / float(self._repeats * len(samples))
         found["warmup_ns"] = [int(t) for t in warm]
         found["samples_ns"] = samples
         found["repeats"] = self._repeats
@@ -63,16 +72,37 @@ class Work:
         found["peak_bytes"] = _difference(self._before_bytes, _memory("VmHWM"))
         return found
 
+    def _loop(self, seconds: float) -> Message:
+        """Run for as long as was asked, and say how often; the clock is looked at once per sample."""
+        clock, limit = time.perf_counter_ns, sampling.ns(seconds)
+        run, repeats, runs = self._session, self._repeats, 0
+        start = now = clock()
+        while now < start + limit:
+            sampling.sample(run, repeats, clock)
+            runs += repeats
+            now = clock()
+        return {"type": "ran", "runs": runs, "start_ns": start, "end_ns": now, "measuring_ns": now - start}
+
     def _open(self, clock: Callable[[], int], overheads: Dict[str, int]) -> Message:
         self._before_bytes = _memory("VmRSS")
+        # What is made once and shipped, such as TensorRT's engine, is no part of loading.
+        prepare = getattr(self._runtime, "prepare", None)
+        ready = {"prepared": prepare(self._path, self._threads, self._options)} if prepare else {}
+        if self._inputs is not None:
+            ready["inputs"] = inputs.read(self._inputs, self._runtime.numpy)
         start = clock()
-        session = self._runtime.load(self._path, self._threads, self._options)
+        session = self._runtime.load(self._path, self._threads, self._options, **ready)
         loaded = clock()
         session()
         first = clock()
         session.settle()
         found: Message = {"load_ns": loaded - start, "first_ns": first - loaded, "measuring_ns": 0}
-        found["signature"] = signature = repr([[list(t[1:]) for t in ts] for ts in (session.inputs, session.outputs)])
+        # What a runtime leaves to a delegate, and so what a call costs, hangs on it and its options.
+        runtime = [getattr(self._runtime, "NAME", ""), sorted(self._options.items(), key=str)]
+        tensors = [[list(t[1:]) for t in ts] for ts in (session.inputs, session.outputs)]
+        found["signature"] = signature = repr([runtime, tensors])
+        if getattr(session, "delegate", ""):
+            found["delegate"] = session.delegate
         overhead = overheads.get(signature)
         if overhead is None:
             sides = [self._overhead(tensors, clock) for tensors in (session.inputs, session.outputs) if tensors]
@@ -100,6 +130,15 @@ class Work:
             times.append(taken / repeats)
             spent += taken
         return max(1, int(sampling.median(times))), spent
+
+
+def warmed(settings: Message, runtime: Any, options: Message) -> Message:
+    """Return the settings with the warm-up that the runtime's processor needs: a GPU's clocks rise slowly (R4)."""
+    needs = getattr(runtime, "warmup_s", None)
+    if needs is None:
+        return settings
+    least = max(settings["warmup_s"], needs(options))
+    return dict(settings, warmup_s=least, warmup_limit_s=max(settings["warmup_limit_s"], least))
 
 
 def pin(cores: List[int]) -> None:

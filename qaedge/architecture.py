@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from qaedge.files import decode_json, write_json
 from qaedge.space import SearchSpace
 
 FORMAT = "qaedge-architecture"
-VERSION = 1  # 1: the first
+VERSION = 2  # 1: the first; 2: says in which format it was measured
 
 
 class BlockChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,6 +42,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         loss: predicted loss, the sum of the block losses.
         costs: metric (`latency@pi4` [s], `size` [bytes]) -> what the whole network is predicted to cost.
         limits: metric -> the limit that was asked for, in the same units.
+        file_format: of the files that the costs are of: "onnx" or "tflite".
     """
 
     space: str
@@ -50,6 +52,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     loss: float
     costs: dict[str, Predicted]
     limits: dict[str, float] = {}
+    file_format: str = "onnx"
     format: str = FORMAT
     version: int = VERSION
 
@@ -64,9 +67,14 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @staticmethod
     def own(space: SearchSpace) -> Architecture:
         """Return the teacher itself: every block its own. Nothing is lost, so the predicted loss is 0."""
+        return Architecture.of(space, [block.candidates[0] for block in space.blocks])
+
+    @staticmethod
+    def of(space: SearchSpace, network: Sequence[Candidate]) -> Architecture:
+        """Return any network of a space, with nothing predicted of it."""
         choices = tuple(
-            BlockChoice(block.name, str(block.candidates[0].spec), str(block.candidates[0].scheme), 0)
-            for block in space.blocks
+            BlockChoice(block.name, str(candidate.spec), str(candidate.scheme), block.candidates.index(candidate))
+            for block, candidate in zip(space.blocks, network, strict=True)
         )
         return Architecture(space.name, space.hash, space.teacher, choices, 0.0, {})
 
@@ -83,9 +91,14 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InvalidFile(path, "format", FORMAT, repr(head.format), "Make one with: qaedge search")
         if head.version > VERSION:
             raise InvalidFile(path, "version", f"{VERSION} or older", str(head.version), "Upgrade qaedge.")
-        found = decode_json(path, Architecture)
+        found = Architecture.read(path)
         _check(path, found, space)
         return found
+
+    @staticmethod
+    def read(path: Path) -> Architecture:
+        """Read an architecture of this or an older version, unchecked; raise MissingFile or InvalidFile."""
+        return msgspec.structs.replace(decode_json(path, Architecture), version=VERSION)
 
 
 class _Head(msgspec.Struct):
@@ -116,6 +129,9 @@ def _check(path: Path, found: Architecture, space: SearchSpace) -> None:
         if choice.index != place:
             raise InvalidFile(path, f"{where}.index", f"{place}, where {choice.spec} stands", str(choice.index), again)
     # JSON has no word for "not a number"; an infinite or negative figure would still decode.
-    for key, value in (("loss", found.loss), *((f"costs.{m}.value", p.value) for m, p in found.costs.items())):
+    figures = [("loss", found.loss), *((f"limits.{metric}", limit) for metric, limit in found.limits.items())]
+    for metric, cost in found.costs.items():
+        figures += [(f"costs.{metric}.value", cost.value), (f"costs.{metric}.error", cost.error)]
+    for key, value in figures:
         if not (math.isfinite(value) and value >= 0):
             raise InvalidFile(path, key, "a number from 0", str(value))

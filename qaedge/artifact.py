@@ -30,7 +30,11 @@ class Artifact(msgspec.Struct, frozen=True):
     @staticmethod
     def of(path: Path, name: str = "", weight_bytes: int = 0, form: str = "") -> Artifact:
         """Read a file and describe it; raise MissingFile where there is none."""
-        data = read_bytes(path)
+        return Artifact.written(path, read_bytes(path), name, weight_bytes, form)
+
+    @staticmethod
+    def written(path: Path, data: bytes, name: str = "", weight_bytes: int = 0, form: str = "") -> Artifact:
+        """Describe a file that holds these bytes; its name is the file's where none is given."""
         return Artifact(
             name=name or path.stem,
             path=str(path),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,7 +27,15 @@ _OPTIONAL = {"dilation"}
 _NUMBER = re.compile(r"^[1-9][0-9]{0,5}$")
 _REPEAT = re.compile(r"^r([0-9]+)_(.+)$")
 _MOST_REPEATS = 1000
-_SCHEME = re.compile(r"^w([2-8])a(8|16)$")
+_SCHEME = re.compile(r"^w(?P<weights>[2-8][0-9a-z.]*)a(?P<activations>8)$")
+_MIX = re.compile(r"^([2-8])(?:dw([2-8]))?(?:fl([2-8]))?(?:s([1-9][0-9]?))?$")
+_LIST = re.compile(r"^[2-8](?:\.[2-8])+$")
+#: What a family of schemes is, for a number of weight bits: all layers alike; depthwise ones kept at 8, whose few
+#: weights are spread widest; the first and the last kept at 8; both; the two most sensitive kept at 8.
+FAMILY = ("w{}a8", "w{}dw8a8", "w{}fl8a8", "w{}dw8fl8a8", "w{}s2a8")
+_FAMILY = re.compile(r"^w([2-7])\*$")
+#: kind of a layer -> how many convolutions it has, and what adds one. `own` is not known here.
+_CONVOLUTIONS = {"conv": 1, "ir": 2, "context": 2, "poolcontext": 4, "logits": 1}
 
 
 class LayerSpec(msgspec.Struct, frozen=True):
@@ -113,21 +122,74 @@ class BlockSpec(msgspec.Struct, frozen=True):
         """Whether this is the teacher's own block."""
         return self.layers[0].kind == "own"
 
+    @property
+    def convolutions(self) -> int | None:
+        """How many layers with weights a runtime sees; None where only the teacher tells."""
+        if any(layer.kind not in _CONVOLUTIONS for layer in self.layers):
+            return None
+        return sum(_CONVOLUTIONS[layer.kind] + _more(layer) for layer in self.layers)
 
-class QuantScheme(msgspec.Struct, frozen=True):
+
+def _more(layer: LayerSpec) -> int:
+    """What a layer has beside the convolutions of its kind: an expansion, or a depthwise kernel before a head."""
+    return int(layer.expansion > 1) if layer.kind == "ir" else int(layer.kernel > 1) if "context" in layer.kind else 0
+
+
+class Mix(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which layers' weights have how many bits, where they are not all alike.
+
+    Attributes:
+        base: bits of the layers that nothing else is said of; 0 where `layers` says it all.
+        depthwise: bits of depthwise convolutions; 0: as `base`.
+        ends: bits of the block's first and last layer; 0: as `base`.
+        sensitive: so many layers are kept at 8, those whose rounding costs the block most.
+        layers: bits of each layer that has weights, in the order of the block.
+    """
+
+    base: int = 0
+    depthwise: int = 0
+    ends: int = 0
+    sensitive: int = 0
+    layers: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        """Return what stands between `w` and `a` in a scheme's text."""
+        if self.layers:
+            return ".".join(map(str, self.layers))
+        kept = (("dw", self.depthwise), ("fl", self.ends), ("s", self.sensitive))
+        return f"{self.base}" + "".join(f"{name}{value}" for name, value in kept if value)
+
+    @property
+    def widest(self) -> int:
+        """The most bits that any layer has."""
+        return max(self.base, self.depthwise, self.ends, 8 if self.sensitive else 0, *self.layers)
+
+
+class QuantScheme(msgspec.Struct, frozen=True, omit_defaults=True):
     """How numbers are stored: bits of weights and activations; 32 and 32 is float.
 
     Weights are symmetric per output channel, activations asymmetric per tensor. Fewer than 8
     weight bits lie in 8-bit containers until a format that packs them is chosen: `w7a8` is what
     runtimes call "reduced range".
+
+    Texts: `fp32`; `w8a8` (all layers alike); `w8.4.4.8a8` (a number for each layer that has
+    weights, in the block's order); `w4dw8a8` (depthwise convolutions at 8), `w4fl8a8` (first and last
+    layer at 8), `w4s2a8` (the two most sensitive layers at 8), and these together, in that order:
+    `w2dw8fl8s1a8`. A layer of which several are said has the most of them.
+
+    Attributes:
+        weight_bits: of all layers, or the most that any has: it says which form of a file fits.
+        activation_bits: of all tensors between layers.
+        mix: which layers have fewer; None where all are alike.
     """
 
     weight_bits: int
     activation_bits: int
+    mix: Mix | None = None
 
     def __str__(self) -> str:
         """Return the text that `parse` reads."""
-        return "fp32" if self.is_float else f"w{self.weight_bits}a{self.activation_bits}"
+        return "fp32" if self.is_float else f"w{self.mix or self.weight_bits}a{self.activation_bits}"
 
     @staticmethod
     def parse(text: str) -> QuantScheme:
@@ -135,14 +197,79 @@ class QuantScheme(msgspec.Struct, frozen=True):
         if text == "fp32":
             return QuantScheme(32, 32)
         match = _SCHEME.match(text)
-        if match is None:
-            raise UsageError(f"{text!r} is not a quantization scheme.", "Known: fp32, w8a8, w7a8.")
-        return QuantScheme(int(match.group(1)), int(match.group(2)))
+        mix = _parse_mix(match["weights"]) if match else None
+        if match is None or mix is None:
+            raise UsageError(
+                f"{text!r} is not a quantization scheme.",
+                "Known: fp32, w8a8, w7a8, w4a8, w2a8, w4dw8a8 (depthwise layers at 8 bits), w4fl8a8 (first and last), "
+                "w4s2a8 (the 2 most sensitive), w8.4.4.8a8 (each layer's). What is kept has more bits than the rest; "
+                "weights have 2 to 8 bits, activations 8.",
+            )
+        plain = mix == Mix(mix.base)
+        return QuantScheme(mix.widest, int(match["activations"]), None if plain else mix)
 
     @property
     def is_float(self) -> bool:
         """Whether nothing is quantized."""
         return self.weight_bits == 32
+
+    @property
+    def keeps_sensitive(self) -> bool:
+        """Whether which layers have how many bits depends on their weights."""
+        return self.mix is not None and self.mix.sensitive > 0
+
+    @property
+    def fewest_bits(self) -> int:
+        """The fewest bits that this scheme may give a layer's weights."""
+        return self.weight_bits if self.mix is None else self.mix.base or min(self.mix.layers)
+
+    def layer_bits(self, depthwise: Sequence[bool], sensitivity: Sequence[float] = ()) -> tuple[int, ...]:
+        """Return the bits of each layer's weights.
+
+        Args:
+            depthwise: for each layer that has weights, in order: whether it is a depthwise convolution.
+            sensitivity: what rounding each costs, in any unit; read where `mix.sensitive` asks for it.
+
+        Raises:
+            UsageError: the scheme names another number of layers than there are.
+        """
+        mix, count = self.mix, len(depthwise)
+        if mix is None:
+            return (self.weight_bits,) * count
+        if mix.layers:
+            if len(mix.layers) != count:
+                raise UsageError(
+                    f"{self} names {len(mix.layers)} layers; the block has {count} with weights.",
+                    "Give one number for each, or a scheme without a list, such as w4dw8a8.",
+                )
+            return mix.layers
+        bits = [max(mix.base, mix.depthwise if is_depthwise else 0) for is_depthwise in depthwise]
+        for end in (0, count - 1) if count else ():
+            bits[end] = max(bits[end], mix.ends)
+        if mix.sensitive:
+            costs = zip(sensitivity, range(count), strict=True)
+            # What is kept at 8 anyway takes no place of those that need it.
+            ranked = sorted(costs, key=lambda pair: (bits[pair[1]] >= 8, -pair[0], pair[1]))
+            for _, layer in ranked[: mix.sensitive]:
+                bits[layer] = 8
+        return tuple(bits)
+
+
+def _parse_mix(text: str) -> Mix | None:
+    if _LIST.match(text):
+        return Mix(layers=tuple(map(int, text.split("."))))
+    match = _MIX.match(text)
+    if match is None:
+        return None
+    base, depthwise, ends, sensitive = (int(part or 0) for part in match.groups())
+    kept = [bits for bits in (depthwise, ends, 8 if sensitive else 0) if bits]
+    return Mix(base, depthwise, ends, sensitive) if all(bits > base for bits in kept) else None
+
+
+def expand_family(text: str) -> tuple[str, ...]:
+    """Return the schemes that a text of a space file stands for: `w4*` for the family of 4 bits, else itself."""
+    match = _FAMILY.match(text)
+    return tuple(scheme.format(match[1]) for scheme in FAMILY) if match else (text,)
 
 
 class Candidate(msgspec.Struct, frozen=True):

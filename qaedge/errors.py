@@ -15,7 +15,13 @@ QaedgeError                      exit status 1 unless said otherwise
 ├── Infeasible                   no network keeps the limits
 ├── NotComparable                two measurements taken under conditions that differ
 ├── UnknownDevice                no description of that name
+├── SetupFailed                  a device did not get its runtimes
+├── NeedsRoot                    a device lets only root do that
 └── MeasurementError             a measurement that did not happen; never a number
+    ├── Unreachable              no connection to the device could be made
+    ├── HostKeyUnknown           nobody has pinned the key of that machine
+    ├── HostKeyChanged           another machine answers, or somebody in between
+    ├── LoginRefused             the machine does not accept our keys
     ├── DeviceLost               the connection or the agent's heartbeat ended
     ├── AgentKilled              the agent ended without saying why
     ├── AgentFailed              the agent could not start on that device
@@ -28,6 +34,7 @@ QaedgeError                      exit status 1 unless said otherwise
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +127,11 @@ class NotMeasured(QaedgeError):
 class Infeasible(QaedgeError):
     """No network keeps the limits."""
 
+    def __init__(self, message: str, hint: str = "", miss: float = math.inf) -> None:
+        """Say by what share of a limit the nearest network misses it."""
+        super().__init__(message, hint)
+        self.miss = miss
+
 
 class NotComparable(QaedgeError):
     """Two measurements were taken under conditions that differ, or do not pair."""
@@ -129,8 +141,32 @@ class UnknownDevice(QaedgeError):
     """No device description of that name."""
 
 
+class SetupFailed(QaedgeError):
+    """A device did not get its runtimes; what it had before is still there."""
+
+
+class NeedsRoot(QaedgeError):
+    """A device lets only root do that, and does not take us for root."""
+
+
 class MeasurementError(QaedgeError):
     """A measurement that did not happen; never a number."""
+
+
+class Unreachable(MeasurementError):
+    """No connection to the device could be made; trying again may help."""
+
+
+class HostKeyUnknown(MeasurementError):
+    """Nobody has pinned the key that a machine shows."""
+
+
+class HostKeyChanged(MeasurementError):
+    """A machine shows another key than the one that is pinned for it."""
+
+
+class LoginRefused(MeasurementError):
+    """A machine does not accept our keys; trying again does not help."""
 
 
 class DeviceLost(MeasurementError):

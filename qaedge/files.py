@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,9 @@ import msgspec
 from qaedge.errors import CannotWrite, DiskFull, InvalidFile, MissingFile, QaedgeError
 
 T = TypeVar("T")
+
+#: How the names end of files and folders that are not finished yet.
+PART = ".part"
 
 # msgspec puts the path of the offending value at the end: "... - at `$.data.height`".
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `\$?\.?(?P<key>.*)`)?$", re.DOTALL)
@@ -122,6 +127,14 @@ def decode_toml_bytes(data: bytes, path: Path, kind: type[T]) -> T:
         raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
 
 
+def convert_toml(value: object, path: Path, kind: type[T]) -> T:
+    """Turn plain data that came from a TOML file into `kind`; raise InvalidFile (file, key, expected, found)."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _invalid(path, error, kind) from error
+
+
 def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
     """Decode a JSON file into `kind`; raise MissingFile or InvalidFile (file, key, expected, found)."""
     try:
@@ -157,12 +170,17 @@ def only_one(path: Path, what: str) -> Iterator[None]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a whole file or nothing: a temporary neighbor, flushed, then renamed."""
+    """Write a whole file or nothing: a temporary neighbor, flushed, then renamed.
+
+    A neighbor that was left by a process that was killed is removed.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        remove_abandoned(path)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
         try:
             with os.fdopen(descriptor, "wb") as file:
+                claim(descriptor)
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -171,6 +189,40 @@ def write_atomic(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def claim(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed; return False where another process has it.
+
+    The kernel lets go of it when its holder dies, however it dies: what nobody holds is nobody's.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # or a file system without locks: then nothing is anybody's to remove
+        return False
+    return True
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left beside a file that they were about to write."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]{{8}}{re.escape(PART)}")
+    for found in list(path.parent.iterdir()):
+        if not left.fullmatch(found.name):
+            continue
+        with contextlib.suppress(OSError):  # somebody else was quicker
+            descriptor = os.open(found, os.O_RDONLY)
+            try:
+                if claim(descriptor):
+                    _remove(found)
+            finally:
+                os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def write_json(path: Path, value: object) -> None:

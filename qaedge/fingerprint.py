@@ -10,7 +10,10 @@ import msgspec
 from qaedge.measurement import Measurement
 
 #: What a device tells before anything is measured; a row that differs in one of them is measured again.
-FACTS = ("arch", "cpu_model", "board", "kernel", "boot_id", "governor", "clock_limits_khz")
+FACTS = ("arch", "cpu_model", "board", "kernel", "boot_id", "governor", "clock_limits_khz", "power_mode")
+
+#: What says which runtime measured, and how it was told to.
+OF_THE_RUNTIME = frozenset({"runtime", "runtime_version", "providers", "fp16", "xnnpack"})
 
 
 class Difference(msgspec.Struct, frozen=True):
@@ -53,11 +56,18 @@ def differences(
 
 
 def strangers(measurements: Mapping[str, Measurement]) -> dict[str, tuple[Difference, ...]]:
-    """Return, by key, what was measured in another state than the newest, and how they differ."""
-    if not measurements:
-        return {}
-    newest = fingerprint_of(max(measurements.values(), key=lambda m: m.started_at))
-    found = {key: differences(fingerprint_of(m), newest) for key, m in measurements.items()}
+    """Return, by key, what was measured in another state than the newest of the same device, and how they differ.
+
+    Boards that share a table differ in what is each one's own, such as the boot id; they were held
+    against each other when they were measured.
+    """
+    newest: dict[str, Measurement] = {}
+    for measurement in measurements.values():
+        known = newest.setdefault(measurement.device, measurement)
+        if measurement.started_at > known.started_at:
+            newest[measurement.device] = measurement
+    states = {device: fingerprint_of(measurement) for device, measurement in newest.items()}
+    found = {key: differences(fingerprint_of(m), states[m.device]) for key, m in measurements.items()}
     return {key: several for key, several in found.items() if several}
 
 

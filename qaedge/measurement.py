@@ -12,6 +12,25 @@ from qaedge.errors import MeasurementError
 
 #: Below this many samples a quantile is not estimable (twice beyond the quantile's own share).
 SAMPLES_FOR_P90, SAMPLES_FOR_P99 = 64, 662
+#: Every reason to distrust a row that this version knows; docs/measuring.md has a heading for each.
+DOUBTS = frozenset(
+    {
+        "boards differ",
+        "changed",
+        "drifted",
+        "hot",
+        "no energy",
+        "outliers",
+        "retried",
+        "throttled",
+        "under-voltage",
+        "unreferenced",
+        "unstable",
+        "waited",
+    }
+)
+#: Doubts that say that the time is not the network's: such a row is there, and marked, until a rerun replaces it (R14).
+SPOILED = frozenset({"throttled", "under-voltage"})
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -20,8 +39,13 @@ class Measurement(msgspec.Struct, frozen=True):
     `rounds` holds the samples of each round in the order taken; a sample is the time of one
     inference (a sample that timed `repeats` back-to-back runs is divided by them). `settings` are
     the numbers of the protocol (R2 to R7), `fingerprint` what must agree before two measurements
-    compare (R15), `conditions` what was read before and after. `doubts` are reasons to distrust
-    the row: "unstable", "throttled". Empty or non-positive values raise MeasurementError.
+    compare (R15), `conditions` what was read before and after. `scales` are what the samples of each
+    round are multiplied by for summaries (R14; none: all by 1), `reference_s` is what the reference
+    model took on this board when it was in its usual state. `tainted_rounds` are rounds that count
+    for nothing, kept as evidence. `instructions` and `cycles` are per inference, in user space.
+    `energy_j` is per inference, without what the board takes at rest (R16), from `energy_samples`
+    readings of power; None where it was not asked for, or cannot be told. `doubts` are reasons to distrust
+    the row, each one of DOUBTS. Empty or non-positive values raise MeasurementError.
     """
 
     sha256: str
@@ -42,35 +66,58 @@ class Measurement(msgspec.Struct, frozen=True):
     conditions: dict[str, Any]
     doubts: tuple[str, ...] = ()
     retries: int = 0
+    scales: tuple[float, ...] = ()
+    reference_s: float | None = None
+    tainted_rounds: tuple[tuple[float, ...], ...] = ()
+    instructions: float | None = None
+    cycles: float | None = None
+    energy_j: float | None = None
+    energy_samples: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be times."""
+        if self.scales and len(self.scales) != len(self.rounds):
+            raise MeasurementError(
+                f"A measurement of {self.sha256[:12]} on {self.device} has {len(self.rounds)} rounds and "
+                f"{len(self.scales)} scales."
+            )
         samples = self.samples_s
         if not samples:
             raise MeasurementError(f"A measurement of {self.sha256[:12]} on {self.device} has no samples.")
         bad = [s for s in (*samples, self.load_s, self.first_run_s) if not (math.isfinite(s) and s > 0)]
         if bad:
             raise MeasurementError(f"A measurement of {self.sha256[:12]} on {self.device} holds the value {bad[0]!r}.")
+        for name in ("reference_s", "instructions", "cycles", "energy_j"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise MeasurementError(f"A measurement of {self.sha256[:12]} on {self.device}: {name} is {value!r}.")
+
+    @property
+    def is_spoiled(self) -> bool:
+        """Whether the device's clocks were cut in rounds that had to count."""
+        return not SPOILED.isdisjoint(self.doubts)
 
     @property
     def samples_s(self) -> tuple[float, ...]:
-        """All samples, in the order taken [s per inference]."""
-        return tuple(s for samples in self.rounds for s in samples)
+        """All samples, in the order taken, each scaled as its round is [s per inference]."""
+        return tuple(s for samples in self._scaled for s in samples)
+
+    @property
+    def _scaled(self) -> tuple[tuple[float, ...], ...]:
+        if not self.scales:
+            return self.rounds
+        return tuple(tuple(s * k for s in samples) for samples, k in zip(self.rounds, self.scales, strict=True))
 
     @property
     def median_s(self) -> float:
         """The median of all samples [s]."""
         return statistics.median(self.samples_s)
 
-    @property
-    def min_s(self) -> float:
-        """The least sample [s]."""
-        return min(self.samples_s)
-
-    @property
-    def p25_s(self) -> float:
-        """The lower quartile of all samples [s]."""
-        return self.quantile(0.25)
+    def statistic_s(self, name: str) -> float:
+        """The "median", "p25" or "min" of all samples [s] (R9)."""
+        if name == "median":
+            return self.median_s
+        return self.quantile(0.25) if name == "p25" else min(self.samples_s)
 
     @property
     def p90_s(self) -> float | None:
@@ -85,7 +132,7 @@ class Measurement(msgspec.Struct, frozen=True):
     @property
     def round_medians_s(self) -> tuple[float, ...]:
         """The median of each round [s]."""
-        return tuple(statistics.median(samples) for samples in self.rounds)
+        return tuple(statistics.median(samples) for samples in self._scaled)
 
     @property
     def error_s(self) -> float:
@@ -94,7 +141,10 @@ class Measurement(msgspec.Struct, frozen=True):
         if len(medians) < 2:
             return self.median_s * 0.02
         # 1.2533: a median's standard error over a mean's, for normal noise.
-        return 1.2533 * statistics.stdev(medians) / math.sqrt(len(medians))
+        # By hand: statistics.stdev takes fractions, and a search asks for thousands of these.
+        mean = math.fsum(medians) / len(medians)
+        spread = math.sqrt(math.fsum((m - mean) ** 2 for m in medians) / (len(medians) - 1))
+        return 1.2533 * spread / math.sqrt(len(medians))
 
     @property
     def outliers(self) -> int:

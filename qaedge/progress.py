@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -18,3 +21,14 @@ class Step(msgspec.Struct, frozen=True):
     what: str
     result: Any = None
     warning: str = ""
+
+
+def changed(steps: Generator[Step, None, T], change: Callable[[Step], Step]) -> Generator[Step, None, T]:
+    """Yield each step as `change` returns it; return what the steps return."""
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        yield change(step)

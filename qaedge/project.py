@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from qaedge.errors import InvalidFile, QaedgeError
+from qaedge.errors import InvalidFile, MissingFile, QaedgeError
 from qaedge.files import decode_toml
 from qaedge.units import parse_bytes, parse_percent, parse_seconds
 
@@ -80,16 +80,41 @@ class DistillConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FinetuneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Fine-tuning of a whole network with the teacher's guidance."""
+    """Fine-tuning of a whole network with the teacher's guidance: first in float, then on its grids."""
 
     epochs: int = 12
+    quantized_epochs: int = 0  # of quantization-aware fine-tuning, after those in float
+    quantized_learning_rate: float = 1e-4
     batch: int = 8
     learning_rate: float = 5e-4
     crop: tuple[int, int] = (256, 320)
     scales: tuple[float, float] = (1.0, 1.0)  # images are resized by a factor in between before cropping
     guidance: float = 1.0  # weight of the teacher's logits beside the labels
+    block_guidance: float = 0.1  # weight of the blocks' outputs in quantization-aware fine-tuning
     freeze_batch_norm: bool = True  # statistics stay as they were distilled
     bfloat16: bool = False  # half precision inside: twice as fast where the processor has it
+    seed: int = 0
+
+
+#: The steps that a recipe may have, in the order in which they are taken; `nn.recipe` says what each does.
+QUANTIZE_STEPS = ("ranges", "equalize", "biases", "rounding", "reconstruct")
+
+
+class QuantizeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How candidates are quantized: the steps after rounding to the nearest, of `QUANTIZE_STEPS`.
+
+    Attributes:
+        few_bit: steps of schemes in which some layer's weights have 6 bits or fewer.
+        int8: steps of the others.
+        images: calibration images that rounding is learned on, at most.
+        reconstruct_steps: optimizer steps of `reconstruct`, on `reconstruct_batch` images each.
+    """
+
+    few_bit: tuple[str, ...] = ("ranges", "rounding")
+    int8: tuple[str, ...] = ()
+    images: int = 16
+    reconstruct_steps: int = 60
+    reconstruct_batch: int = 2
     seed: int = 0
 
 
@@ -114,15 +139,17 @@ class Project(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     limits: LimitsConfig = LimitsConfig()
     distill: DistillConfig = DistillConfig()
     finetune: FinetuneConfig = FinetuneConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
 
 
 class Workspace:
     """A project and the folder it lives in: where each file of it is."""
 
-    def __init__(self, root: Path, project: Project) -> None:
-        """Keep both; nothing is created yet."""
+    def __init__(self, root: Path, project: Project, file: Path | None = None) -> None:
+        """Keep both, and what the project file is called in messages; nothing is created yet."""
         self.root = root
         self.project = project
+        self.file = file or root / FILE_NAME
 
     @staticmethod
     def open(path: Path | None = None) -> Workspace:
@@ -133,27 +160,60 @@ class Workspace:
         file = path or Path(FILE_NAME)
         project = decode_toml(file, Project, hint="Write one with: qaedge init")
         _check(file, project)
-        return Workspace(file.resolve().parent, project)
+        return Workspace(file.resolve().parent, project, file)
 
     def path(self, text: str) -> Path:
         """Resolve a path of the project file: `$NAME` and `~` expanded, relative to the file's folder."""
         expanded = os.path.expandvars(text)
         if "$" in expanded:
             raise QaedgeError(
-                f"The path {text!r} names an environment variable that is not set.",
+                f"{self._named(text)} names an environment variable that is not set.",
                 "Set it, or write the path out in the project file.",
             )
         try:
             return self.root / Path(expanded).expanduser()
         except RuntimeError as error:
             raise QaedgeError(
-                f"The path {text!r} names a home folder that is not known.", "Write the path out in the project file."
+                f"{self._named(text)} names a home folder that is not known.",
+                "Write the path out in the project file.",
             ) from error
+
+    def _named(self, text: str) -> str:
+        """Say where a path is written: file, key, and the path itself."""
+        project = self.project
+        keys = {
+            "space": project.space,
+            "results": project.results,
+            "data.path": project.data.path,
+            "teacher.weights": project.teacher.weights,
+        }
+        key = next((key for key, value in keys.items() if value == text), None)
+        return f"{self.file}: {key}: the path {text!r}" if key else f"The path {text!r}"
 
     @property
     def space_file(self) -> Path:
         """The space, as its author wrote it."""
         return self.path(self.project.space)
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The teacher's weights; None where the project names none. Raises MissingFile where they are not there."""
+        if not self.project.teacher.weights:
+            return None
+        path = self.path(self.project.teacher.weights)
+        if not path.exists():
+            named = path.relative_to(self.root) if path.is_relative_to(self.root) else path
+            raise MissingFile(
+                f"{named} is not there yet: run `qaedge teacher train`.",
+                "Or name a file that is there, as teacher.weights in the project file.",
+            )
+        return path
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the teacher's weights are named, and there."""
+        named = self.project.teacher.weights
+        return bool(named) and self.path(named).exists()
 
     @property
     def results(self) -> Path:
@@ -190,6 +250,14 @@ class Workspace:
 
 def _check(file: Path, project: Project) -> None:
     data, teacher = project.data, project.teacher
+    for key, wanted in (
+        ("space", "the path of the space file"),
+        ("results", "the folder for everything that qaedge writes"),
+        ("device", "the name of a device, as `qaedge devices` lists them"),
+    ):
+        names = getattr(project, key).split(",") if key == "device" else [getattr(project, key)]
+        if not all(name.strip() for name in names):
+            raise InvalidFile(file, key, wanted, repr(getattr(project, key)))
     if data.layout not in LAYOUTS:
         raise InvalidFile(file, "data.layout", f"one of {', '.join(LAYOUTS)}", repr(data.layout))
     if data.layout != "scenes" and not data.path:
@@ -208,17 +276,28 @@ def _check(file: Path, project: Project) -> None:
     for section, least, keys in (
         ("distill", 1, ("steps", "batch", "calibration_images")),
         ("distill", 0, ("workers", "seed")),
+        ("quantize", 1, ("images", "reconstruct_steps", "reconstruct_batch")),
+        ("quantize", 0, ("seed",)),
         ("finetune", 1, ("batch",)),
-        ("finetune", 0, ("epochs", "guidance", "seed")),
+        ("finetune", 0, ("epochs", "quantized_epochs", "guidance", "block_guidance", "seed")),
     ):
         for key in keys:
             value = getattr(getattr(project, section), key)
             if not (math.isfinite(value) and value >= least):
                 raise InvalidFile(file, f"{section}.{key}", f"a number from {least}", str(value))
-    for section in ("distill", "finetune"):
-        rate = getattr(project, section).learning_rate
+    for section, key in (
+        ("distill", "learning_rate"),
+        ("finetune", "learning_rate"),
+        ("finetune", "quantized_learning_rate"),
+    ):
+        rate = getattr(getattr(project, section), key)
         if not (math.isfinite(rate) and rate > 0):
-            raise InvalidFile(file, f"{section}.learning_rate", "a number above 0", str(rate))
+            raise InvalidFile(file, f"{section}.{key}", "a number above 0", str(rate))
+    for key in ("few_bit", "int8"):
+        steps = getattr(project.quantize, key)
+        if [step for step in QUANTIZE_STEPS if step in steps] != list(steps):
+            wanted = f"steps of {', '.join(QUANTIZE_STEPS)}, in that order, each once"
+            raise InvalidFile(file, f"quantize.{key}", wanted, str(list(steps)))
     if min(project.finetune.crop) < 1:
         raise InvalidFile(file, "finetune.crop", "numbers from 1", str(list(project.finetune.crop)))
     low, high = project.finetune.scales

@@ -1,4 +1,4 @@
-"""What people see: tables, progress, warnings, errors and the picture of a front. The only module that prints.
+"""What people see: tables, progress, warnings and errors. The only module that prints.
 
 Results go to stdout, everything else to stderr. Nothing is colored where the stream is no terminal
 or NO_COLOR is set, and no text from outside can carry markup or control characters.
@@ -6,24 +6,22 @@ or NO_COLOR is set, and no text from outside can carry markup or control charact
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 import msgspec
 
-from qaedge.errors import MissingExtra, QaedgeError
-from qaedge.files import write_atomic
+from qaedge.errors import QaedgeError
 from qaedge.progress import Step
-from qaedge.units import format_seconds
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+T = TypeVar("T")
 
 #: Without a terminal, a line of progress at most this often [s].
 PLAIN_INTERVAL_S = 10.0
@@ -114,81 +112,16 @@ def progress(steps: Iterable[Step], title: str, quiet: bool = False) -> Iterator
             yield step
 
 
-def front_plot(
-    path: Path,
-    points: Sequence[tuple[float, float]],
-    chosen: tuple[float, float] | None = None,
-    teacher: tuple[float, float] | None = None,
-    title: str = "Every network on the front",
-    limit_s: float | None = None,
-) -> None:
-    """Draw a front, block loss against latency, as PNG.
+def result_of(steps: Generator[Step, None, T], title: str, quiet: bool = False) -> T:
+    """Show how far `steps` have come, and return what they return."""
+    kept: list[T] = []
 
-    Args:
-        path: where the picture goes; written whole or not at all.
-        points: (latency [s], block loss) of every network on the front.
-        chosen: the point that was chosen; marked and labeled.
-        teacher: the teacher itself in the same scheme; marked and labeled.
-        title: what is shown, and where it was measured.
-        limit_s: the limit on latency [s], a vertical line.
+    def told() -> Iterator[Step]:
+        kept.append((yield from steps))
 
-    Raises:
-        MissingExtra: matplotlib is not installed.
-        DiskFull: there is no space for the picture.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtra("nn", "matplotlib") from None
-
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    ordered = sorted(points)
-    axes.step(
-        [1e3 * latency for latency, _ in ordered],
-        [loss for _, loss in ordered],
-        where="post",
-        color="#9db4cf",
-        linewidth=1.2,
-        zorder=1,
-    )
-    axes.scatter(
-        [1e3 * latency for latency, _ in ordered],
-        [loss for _, loss in ordered],
-        s=max(6, min(28, 4000 / max(1, len(ordered)))),
-        color="#2f6db5",
-        label=f"on the front: {len(ordered)} networks",
-        zorder=2,
-    )
-    if limit_s is not None:
-        axes.axvline(
-            1e3 * limit_s, color="#777777", linestyle="--", linewidth=1.2, label=f"limit: {format_seconds(limit_s)}"
-        )
-    for point, name, marker, color in ((teacher, "teacher", "s", "#444444"), (chosen, "chosen", "*", "#d1372e")):
-        if point is not None:
-            axes.scatter(
-                [1e3 * point[0]],
-                [point[1]],
-                s=260 if marker == "*" else 70,
-                marker=marker,
-                color=color,
-                edgecolors="white",
-                linewidths=1.0,
-                label=f"{name}: {format_seconds(point[0])}, loss {point[1]:.3g}",
-                zorder=4,
-            )
-    axes.set_title(plain(title), fontsize=13)
-    axes.set_xlabel("predicted latency [ms]", fontsize=12)
-    axes.set_ylabel("summed block loss (0: a copy of the teacher)", fontsize=12)
-    axes.tick_params(labelsize=11)
-    axes.grid(color="#e4e4e4", zorder=0)
-    axes.set_axisbelow(True)
-    axes.legend(fontsize=11, framealpha=0.95)
-    picture = io.BytesIO()
-    canvas.print_figure(picture, format="png")
-    write_atomic(path, picture.getvalue())
+    for _ in progress(told(), title, quiet):
+        pass
+    return kept[0]
 
 
 def _stderr(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import msgspec
 from qaedge.candidate import Candidate
 from qaedge.errors import NotMeasured
 from qaedge.fingerprint import Difference, strangers
+from qaedge.fit import ENOUGH, STATISTICS, Fit, fit
 from qaedge.measurement import Measurement
+from qaedge.network_key import FITTED, HELD_OUT, network_of
+from qaedge.probes import origin_network, probes
 from qaedge.space import SearchSpace
 from qaedge.store import Store
 
@@ -20,6 +24,12 @@ class LossRow(msgspec.Struct, frozen=True):
 
     `float_loss` and `loss` are noise over signal, per channel, averaged: 0 is a perfect copy of
     the teacher's block, 1 a candidate that knows only the mean. `loss` is after quantization.
+    `steps`, `started_from` and `settings` are those of the training, also where a row is made later
+    from kept weights ("kept": their file does not tell); `seconds` are those of this row alone, and
+    `train_seconds` those of them inside forward, backward and step. `recipe` is how its numbers were
+    rounded: the steps that were kept (`nn.recipe`); `gains` the block loss on the calibration images after each
+    step, kept or not; `layer_bits` the bits of each layer's weights, and `rounded` the file that holds them,
+    where they are not what rounding to the nearest gives.
     """
 
     block: str
@@ -33,16 +43,26 @@ class LossRow(msgspec.Struct, frozen=True):
     weights: str
     started_from: str
     settings: dict[str, float | int | str]
+    recipe: str = "nearest"
+    gains: dict[str, float] = {}
+    layer_bits: tuple[int, ...] = ()
+    rounded: str = ""
 
 
 class LatencyRow(msgspec.Struct, frozen=True):
-    """What a candidate, or the whole teacher (`key` starts with "teacher_"), costs on a device."""
+    """What a candidate, the whole teacher ("teacher_...") or a whole network ("network_...", "check_...") costs there.
+
+    `format` is the file's: the same candidate may be there as ONNX and as TFLite. `layer_bits` are those of the
+    blocks that keep their most sensitive layers, where it was known which these are.
+    """
 
     key: str
     form: str
     size_bytes: int
     weight_bytes: int
     measurement: Measurement
+    format: str = "onnx"
+    layer_bits: tuple[int, ...] = ()
 
 
 class LossTable:
@@ -61,6 +81,14 @@ class LossTable:
         """Whether there is a row."""
         return (block, str(candidate.spec), str(candidate.scheme)) in self.rows
 
+    def sensitive_bits(self, block: str, candidate: Candidate) -> tuple[int, ...]:
+        """Return the bits of each layer of a choice that keeps its most sensitive layers.
+
+        Empty where its scheme alone tells them, or where it was not scored yet.
+        """
+        row = self.rows.get((block, str(candidate.spec), str(candidate.scheme)))
+        return row.layer_bits if row is not None and candidate.scheme.keeps_sensitive else ()
+
     def row(self, block: str, candidate: Candidate) -> LossRow:
         """Return the row of a choice; raise NotMeasured where there is none."""
         row = self.rows.get((block, str(candidate.spec), str(candidate.scheme)))
@@ -72,32 +100,47 @@ class LossTable:
 
 
 class LatencyTable:
-    """Costs on one device.
+    """Costs on one device, of files of one format.
 
     A whole network is predicted from the measured whole teacher T0 (INT8, same form) and the
-    blocks: `T = T0 + sum(t_i - t_i0)`, t_i0 being the teacher's own block. What borders cost
+    blocks: `T = T0 + c + sum(a_b * (t_b - t_b0))`, t_b0 being the teacher's own block. What borders cost
     (layout changes at a block's ends, input and output of the network) is in T0 and cancels in
-    each difference. (A method of our own; measuring blocks alone and adding them counts the
-    borders once per block.)
+    each difference; c and a_b are what measured whole networks tell (`fit`). (A method of our own; measuring
+    blocks alone and adding them counts the borders once per block.)
     """
 
-    def __init__(self, device: str, rows: Iterable[LatencyRow]) -> None:
-        """Index the rows; the last row of a key counts."""
+    def __init__(self, device: str, rows: Iterable[LatencyRow], file_format: str = "onnx") -> None:
+        """Index the rows of a format; the last row of a key counts."""
         self.device = device
-        self.rows = {row.key: row for row in rows}
+        self.format = file_format
+        self.rows = {row.key: row for row in rows if row.format == file_format}
+        self._fits: dict[tuple[str, bool], Fit] = {}
+
+    @staticmethod
+    def read(path: Path, device: str, file_format: str = "onnx") -> LatencyTable:
+        """Read a table; it is empty where nothing was measured yet."""
+        return LatencyTable(device, LatencyTable.store(path).rows(), file_format)
 
     @staticmethod
     def store(path: Path) -> Store[LatencyRow]:
         """The file form of this table."""
         return Store(path, LatencyRow, "qaedge-latency")
 
+    @property
+    def as_format(self) -> str:
+        """What tells people the format, where it is not the usual one: " as tflite"."""
+        return "" if self.format == "onnx" else f" as {self.format}"
+
+    @property
+    def command(self) -> str:
+        """What fills this table."""
+        return f"qaedge profile --device {self.device}" + ("" if self.format == "onnx" else f" --runtime {self.format}")
+
     def row(self, key: str) -> LatencyRow:
         """Return a row; raise NotMeasured where there is none."""
         row = self.rows.get(key)
         if row is None:
-            raise NotMeasured(
-                f"{key} was not measured on {self.device}.", f"Run: qaedge profile --device {self.device}"
-            )
+            raise NotMeasured(f"{key} was not measured on {self.device}{self.as_format}.", f"Run: {self.command}")
         return row
 
     def mixed(self, keys: Iterable[str]) -> dict[str, tuple[Difference, ...]]:
@@ -108,33 +151,115 @@ class LatencyTable:
         """Return the row of the whole teacher in one scheme."""
         return self.row(anchor_key(space, scheme))
 
+    def networks(self, space: SearchSpace, role: str = FITTED) -> list[tuple[tuple[Candidate, ...], LatencyRow]]:
+        """Return the whole networks of a space that were measured, in a role: those fitted, or those held out."""
+        found = ((network_of(space, key, role), row) for key, row in self.rows.items())
+        return [(network, row) for network, row in found if network is not None]
+
+    def fit(self, space: SearchSpace, is_float: bool | None = None) -> Fit:
+        """Return how differences between blocks alone add up, as the whole networks tell that were measured.
+
+        Args:
+            space: whose networks count.
+            is_float: of networks in float, or in integers, where any were measured; None: as the first candidate.
+        """
+        kind = space.blocks[0].candidates[0].scheme.is_float if is_float is None else is_float
+        known = self._fits.get((space.hash, kind))
+        if known is None:
+            self._fits[space.hash, kind] = self._fit(space, kind)
+            with contextlib.suppress(NotMeasured):
+                self._widened(space, kind)
+            known = self._fits[space.hash, kind]
+        return known
+
+    def _fit(self, space: SearchSpace, kind: bool) -> Fit:
+        networks = self.networks(space)
+        alike = [pair for pair in networks if pair[0][0].scheme.is_float == kind]
+        if not alike and networks:  # a slope in float is a better guess for integers than none, and the reverse
+            alike, kind = networks, not kind
+        none = Fit((1.0,) * len(space.blocks))
+        try:
+            anchor, owns = self.origin(space, kind)
+        except NotMeasured:
+            return none
+        usable = [
+            (n, row) for n, row in alike if row is not anchor and all(candidate.key in self.rows for candidate in n)
+        ]
+        if not usable:
+            return none
+        differences = {
+            name: [
+                [
+                    self.rows[candidate.key].measurement.statistic_s(name) - own.measurement.statistic_s(name)
+                    for candidate, own in zip(network, owns, strict=True)
+                ]
+                for network, _ in usable
+            ]
+            for name in STATISTICS
+        }
+        whole = [row.measurement.median_s - anchor.measurement.median_s for _, row in usable]
+        return fit(differences, whole, anchor.measurement.median_s)
+
+    def _widened(self, space: SearchSpace, kind: bool) -> None:
+        """Let the error of a fit be at least that of networks which took no part in it, where enough were measured."""
+        found = self._fits[space.hash, kind]
+        offs = []
+        for network, row in self.networks(space, HELD_OUT):
+            if network[0].scheme.is_float == kind and all(candidate.key in self.rows for candidate in network):
+                offs.append(self.predict_latency(space, network)[0] / row.measurement.median_s - 1)
+        if len(offs) >= ENOUGH:
+            error = (sum(off**2 for off in offs) / len(offs)) ** 0.5
+            if error > found.relative_error:
+                self._fits[space.hash, kind] = msgspec.structs.replace(found, relative_error=error)
+
     def predict_latency(self, space: SearchSpace, choices: Iterable[Candidate]) -> tuple[float, float]:
         """Predict a whole network's latency and its standard error [s]; raise NotMeasured."""
         chosen = list(choices)
-        anchor_scheme = str(space.blocks[0].candidates[0].scheme)
-        anchor = self.anchor(space, anchor_scheme).measurement
-        value, variance = anchor.median_s, anchor.error_s**2
-        for block, candidate in zip(space.blocks, chosen, strict=True):
-            own = self.row(block.candidates[0].key).measurement
+        kind = chosen[0].scheme.is_float
+        anchor_row, owns = self.origin(space, kind)
+        anchor, fitted = anchor_row.measurement, self.fit(space, kind)
+        value, variance = anchor.median_s + fitted.offset_s, anchor.error_s**2
+        for own_row, candidate, slope in zip(owns, chosen, fitted.slopes, strict=True):
+            own = own_row.measurement
             mine = self.row(candidate.key).measurement
             if mine is not own:
-                value += mine.median_s - own.median_s
-                variance += mine.error_s**2 + own.error_s**2
-        return value, variance**0.5
+                value += slope * (mine.statistic_s(fitted.statistic) - own.statistic_s(fitted.statistic))
+                variance += slope**2 * (mine.error_s**2 + own.error_s**2)
+        return value, (variance + (fitted.relative_error * value) ** 2) ** 0.5
 
     def predict_size(self, space: SearchSpace, choices: Iterable[Candidate]) -> int:
         """Predict a whole network's file size [bytes]; raise NotMeasured."""
-        anchor = self.anchor(space, str(space.blocks[0].candidates[0].scheme))
+        chosen = list(choices)
+        anchor, owns = self.origin(space, chosen[0].scheme.is_float)
         return anchor.size_bytes + sum(
-            self.row(candidate.key).size_bytes - self.row(block.candidates[0].key).size_bytes
-            for block, candidate in zip(space.blocks, choices, strict=True)
+            self.row(candidate.key).size_bytes - own.size_bytes for own, candidate in zip(owns, chosen, strict=True)
         )
+
+    def origin(self, space: SearchSpace, is_float: bool) -> tuple[LatencyRow, list[LatencyRow]]:
+        """Return the rows of the whole teacher and of each of its own blocks, all in float or all in integers.
+
+        Each block is in the first such scheme that it has, in the whole teacher as alone. Raises NotMeasured.
+        """
+        owns = []
+        for block in space.blocks:
+            place = block.own(is_float)
+            if place is None:
+                kind = "float" if is_float else "integers"
+                raise NotMeasured(
+                    f"The space does not hold the teacher's own {block.name} in {kind}.",
+                    "A network is in float or in integers as a whole: give each block the same kinds of schemes.",
+                )
+            owns.append(block.candidates[place])
+        mixed = None if is_float else origin_network(space)
+        whole = self.row(mixed[0]) if mixed else self.anchor(space, str(owns[0].scheme))
+        return whole, [self.row(own.key) for own in owns]
 
 
 def table_keys(space: SearchSpace) -> set[str]:
-    """The keys of all that is measured of a space: every candidate, and the teacher in each scheme."""
+    """The keys of all that is measured of a space: every candidate, the teacher in each scheme, the probes."""
     schemes = {str(candidate.scheme) for candidate in space.unique()}
-    return {candidate.key for candidate in space.unique()} | {anchor_key(space, scheme) for scheme in schemes}
+    whole = {anchor_key(space, scheme) for scheme in schemes} | probes(space).keys()
+    return {candidate.key for candidate in space.unique()} | whole
 
 
 def anchor_key(space: SearchSpace, scheme: str) -> str:

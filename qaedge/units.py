@@ -52,6 +52,20 @@ def format_seconds(value: Seconds) -> str:
     return f"{value / 1e-9:.3g} ns"
 
 
+def format_joules(value: float) -> str:
+    """Return an energy with three significant digits: "4.31 mJ"."""
+    return f"{format_seconds(value)[:-1]}J"
+
+
+def format_count(value: float) -> str:
+    """Return a count with three significant digits: "12.3 M"."""
+    value = float(f"{value:.3g}")  # rounded first, as seconds are
+    for unit, scale in ((" G", 1e9), (" M", 1e6), (" k", 1e3)):
+        if abs(value) >= scale:
+            return f"{value / scale:.3g}{unit}"
+    return f"{value:.3g}"
+
+
 def format_bytes(value: Bytes) -> str:
     """Return a size in binary units: "2.37 MiB"."""
     for unit, scale in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):

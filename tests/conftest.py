@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jaxtyping import install_import_hook
+from sshd import NO_SSHD, netns_sshd, sshd, start_sshd  # noqa: F401 - fixtures
 
 # Small tensors gain nothing from more threads, and on a busy machine threads that wait for each other
 # take ten times as long. It has to be set before torch is imported, and reaches every process started here.
@@ -25,6 +26,16 @@ def pytest_configure() -> None:
     # interrupt a command would wait for ever.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    # A suite that is green because it was not run is worse than a red one.
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if NO_SSHD in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section("NOT TESTED: boards over SSH", red=True, bold=True)
+        terminalreporter.line(
+            f"{len(skipped)} tests were skipped: {NO_SSHD} (Debian, Ubuntu: apt install openssh-server)"
+        )
 
 
 @pytest.fixture(scope="session")

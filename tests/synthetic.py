@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from qaedge.candidate import BlockSpec, Candidate, LayerSpec, QuantScheme
 from qaedge.measurement import Measurement
+from qaedge.regression.result import Result
 from qaedge.space import Block, SearchSpace
 from qaedge.tables import LatencyRow, LatencyTable, LossRow, LossTable, anchor_key
 
@@ -41,6 +43,24 @@ def make_measurement(seconds: float = 0.01, **changed: Any) -> Measurement:
         "conditions": {"before": {"load": 0.1}, "after": {"load": 0.2}},
     }
     return Measurement(**{**fields, **changed})
+
+
+def make_result(values_s: Sequence[float] = (0.01,) * 10, model: str = "net", **changed: Any) -> Result:
+    fields: dict[str, Any] = {
+        "model": model,
+        "device": "local",
+        "runtime": "onnxruntime",
+        "runtime_version": "1.31.0",
+        "threads": 1,
+        "sha256": "0" * 64,
+        "size_bytes": 1000,
+        "samples": 10 * len(values_s),
+        "rounds_ns": tuple(round(value * 1e9) for value in values_s),
+    }
+    fields |= changed
+    lasting = {key: fields[key] for key in ("device", "runtime", "runtime_version", "threads")}
+    fields["fingerprint"] = {**lasting, "kernel": "6.1", "boot_id": "b", **changed.get("fingerprint", {})}
+    return Result(**fields)
 
 
 def make_loss_row(block: str, candidate: Candidate, loss: float) -> LossRow:

@@ -5,7 +5,7 @@ from synthetic import make_space, make_tables
 
 from qaedge.architecture import Architecture
 from qaedge.errors import InvalidFile, MissingFile
-from qaedge.search import Constraint, build_problem
+from qaedge.search.space_problem import Constraint, build_problem
 
 
 @pytest.fixture
@@ -30,13 +30,21 @@ def test_an_architecture_survives_its_file(saved):
     again = Architecture.load(path, space)
     assert again == architecture
     data = json.loads(path.read_text())
-    assert (data["format"], data["version"]) == ("qaedge-architecture", 1)
+    assert (data["format"], data["version"]) == ("qaedge-architecture", 2)
     assert data["space_hash"] == space.hash
     assert data["limits"] == {"latency@local": 0.03}
     assert set(data["costs"]["latency@local"]) == {"value", "error"}
     for choice, candidate, block in zip(again.choices, again.candidates(space), space.blocks, strict=True):
         assert (choice.block, choice.spec, choice.scheme) == (block.name, str(candidate.spec), str(candidate.scheme))
         assert block.candidates[choice.index] == candidate
+
+
+def test_an_older_file_still_loads(saved):
+    space, architecture, path = saved
+    data = json.loads(path.read_text())
+    del data["file_format"]
+    path.write_text(json.dumps({**data, "version": 1}))
+    assert Architecture.load(path, space) == architecture and architecture.file_format == "onnx"
 
 
 def test_another_spaces_architecture_is_refused_with_both_hashes(saved):
@@ -86,12 +94,14 @@ def test_a_choice_that_the_space_does_not_have_is_refused(saved, key, value, mat
     ("values", "match"),
     [
         ({"format": "qaedge-loss"}, "format: expected qaedge-architecture, found 'qaedge-loss'"),
-        ({"version": 2}, "version: expected 1 or older, found 2.\nUpgrade qaedge"),
-        ({"version": 2, "new_field": 1}, "version: expected 1 or older, found 2"),
+        ({"version": 3}, "version: expected 2 or older, found 3.\nUpgrade qaedge"),
+        ({"version": 3, "new_field": 1}, "version: expected 2 or older, found 3"),
         ({"choices": []}, "choices: expected 3 blocks, found 0"),
         ({"loss": -1.0}, r"loss: expected a number from 0, found -1\.0"),
         ({"loss": None}, "loss: expected a number, found nothing"),
         ({"costs": {"size": {"value": -5.0, "error": 0.0}}}, r"costs\.size\.value: expected a number from 0"),
+        ({"costs": {"size": {"value": 5.0, "error": -1.0}}}, r"costs\.size\.error: expected a number from 0"),
+        ({"limits": {"size": -1.0}}, r"limits\.size: expected a number from 0"),
         ({"speed": 1}, "speed: expected a known key"),
     ],
 )

@@ -33,6 +33,8 @@ def _tree() -> dict[tuple[str, ...], Any]:
         if verbs is None:
             yield words, command
         else:
+            if words and command.invoke_without_command and command.epilog:  # a noun that is a command, too
+                yield words, command
             for name, verb in verbs.items():
                 yield from walk(verb, (*words, name))
 

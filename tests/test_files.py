@@ -1,3 +1,4 @@
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -118,3 +119,22 @@ def test_a_place_that_is_no_folder_is_told(tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     with pytest.raises(CannotWrite, match=r"Cannot write .*results/a\.json: .*\n.*name another"):
         write_json(tmp_path / "results" / "a.json", {})
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    path = tmp_path / "table.json"
+    left, another = tmp_path / ".table.json.abcd1234.part", tmp_path / ".table.json.swp"
+    for file in (left, another):
+        file.write_text("half")
+    (tmp_path / ".table.json.efgh5678.part").mkdir()
+    with (tmp_path / ".table.json.held_000.part").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # somebody still writes it
+        write_atomic(path, b"{}")
+        assert sorted(p.name for p in tmp_path.iterdir()) == [
+            ".table.json.held_000.part",
+            ".table.json.swp",
+            "table.json",
+        ]
+    write_atomic(path, b"[]")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".table.json.swp", "table.json"]
+    assert path.read_bytes() == b"[]"

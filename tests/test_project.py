@@ -23,6 +23,7 @@ steps = 100
 [finetune]
 epochs = 3
 """
+DEVICE = "the name of a device, as `qaedge devices` lists them"
 SCALES = "two numbers above 0, the lesser one first"
 DATA = "a known key (layout, height, width, path, classes, void, mean, std, train_split, val_split, count)"
 
@@ -77,7 +78,7 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
             'space = "space.toml"',
             'space = "space.toml"\ndevcie = "pi4"',
             "devcie",
-            "a known key (teacher, data, space, device, results, limits, distill, finetune)",
+            "a known key (teacher, data, space, device, results, limits, distill, finetune, quantize)",
             "'devcie'",
         ),
         ("height = 360", "hight = 360", "data.hight", DATA, "'hight'"),
@@ -100,7 +101,8 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
             "epochs = 3",
             "epoch = 3",
             "finetune.epoch",
-            "a known key (epochs, batch, learning_rate, crop, scales, guidance, freeze_batch_norm, bfloat16, seed)",
+            "a known key (epochs, quantized_epochs, quantized_learning_rate, batch, learning_rate, crop, scales, "
+            "guidance, block_guidance, freeze_batch_norm, bfloat16, seed)",
             "'epoch'",
         ),
         ("height = 360", "", "data.height", "a value", "nothing"),
@@ -121,11 +123,25 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
         ('latency = "75%"', 'latency = "75"', "limits.latency", "a quantity with a unit", "'75'"),
         ('size = "1.2MiB"', 'size = "20ms"', "limits.size", "a quantity with a unit", "'20ms'"),
         ("steps = 100", 'cache = "75%"', "distill.cache", "a quantity with a unit", "'75%'"),
+        ('space = "space.toml"', 'space = ""', "space", "the path of the space file", "''"),
+        ("[teacher]", 'device = ""\n[teacher]', "device", DEVICE, "''"),
+        ("[teacher]", 'device = "pi4-a,"\n[teacher]', "device", DEVICE, "'pi4-a,'"),
+        ("[teacher]", 'results = ""\n[teacher]', "results", "the folder for everything that qaedge writes", "''"),
         ("steps = 100", "steps = 0", "distill.steps", "a number from 1", "0"),
         ("steps = 100", "workers = -1", "distill.workers", "a number from 0", "-1"),
         ("steps = 100", "learning_rate = 0.0", "distill.learning_rate", "a number above 0", "0.0"),
         ("epochs = 3", "epochs = -1", "finetune.epochs", "a number from 0", "-1"),
         ("epochs = 3", "learning_rate = nan", "finetune.learning_rate", "a number above 0", "nan"),
+        ("epochs = 3", "quantized_learning_rate = nan", "finetune.quantized_learning_rate", "a number above 0", "nan"),
+        ("epochs = 3", "quantized_learning_rate = inf", "finetune.quantized_learning_rate", "a number above 0", "inf"),
+        ("epochs = 3", "quantized_learning_rate = 0.0", "finetune.quantized_learning_rate", "a number above 0", "0.0"),
+        (
+            "epochs = 3",
+            "quantized_learning_rate = -1.0",
+            "finetune.quantized_learning_rate",
+            "a number above 0",
+            "-1.0",
+        ),
         ("epochs = 3", "guidance = nan", "finetune.guidance", "a number from 0", "nan"),
         ("epochs = 3", "crop = [0, 4]", "finetune.crop", "numbers from 1", "[0, 4]"),
         ("epochs = 3", "scales = [1.5, 1.0]", "finetune.scales", SCALES, "[1.5, 1.0]"),
@@ -135,6 +151,14 @@ def test_paths_outside_and_of_the_environment(tmp_path, monkeypatch):
         ("epochs = 3", "guidance = inf", "finetune.guidance", "a number from 0", "inf"),
         ("epochs = 3", "learning_rate = inf", "finetune.learning_rate", "a number above 0", "inf"),
         ("steps = 100", "seed = -1", "distill.seed", "a number from 0", "-1"),
+        (
+            "[distill]",
+            '[quantize]\nfew_bit = ["rounding", "ranges"]\n\n[distill]',
+            "quantize.few_bit",
+            "steps of ranges, equalize, biases, rounding, reconstruct, in that order, each once",
+            "['rounding', 'ranges']",
+        ),
+        ("[distill]", "[quantize]\nimages = 0\n\n[distill]", "quantize.images", "a number from 1", "0"),
         ("steps = 100", "learning_rate = inf", "distill.learning_rate", "a number above 0", "inf"),
         ("steps = 100", 'cache = "0B"', "distill.cache", "more than 0", "'0B'"),
         ("width = 480", "width = 480\nmean = [nan, 0.0, 1.0]", "data.mean", "numbers", "[nan, 0.0, 1.0]"),
@@ -154,3 +178,20 @@ def test_a_wrong_key_is_told_with_file_key_expected_and_found(tmp_path, old, new
 def test_generated_scenes_need_no_path(tmp_path):
     text = TEXT.replace('layout = "camvid"', 'layout = "scenes"').replace('path = "data"', "")
     assert Workspace.open(write(tmp_path, text)).project.data.path == ""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "read"),
+    [
+        ("[teacher]", 'results = "$NOPE/x"\n[teacher]', "results", lambda work: work.results),
+        ('"space.toml"', '"$NOPE/space.toml"', "space", lambda work: work.space_file),
+        ('path = "data"', 'path = "$NOPE"', "data.path", lambda work: work.path(work.project.data.path)),
+        ("$WEIGHTS_FOLDER", "$NOPE", "teacher.weights", lambda work: work.weights_file),
+    ],
+)
+def test_a_variable_that_is_not_set_is_told_with_file_and_key(tmp_path, monkeypatch, old, new, key, read):
+    monkeypatch.delenv("NOPE", raising=False)
+    path = write(tmp_path, TEXT.replace(old, new, 1))
+    with pytest.raises(QaedgeError) as caught:
+        read(Workspace.open(path))
+    assert caught.value.message.startswith(f"{path}: {key}: the path '$NOPE")

@@ -91,10 +91,3 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
 def test_json_out_is_indented_and_ends_with_a_line_break(capsys):
     report.json_out({"a": (1, 2.5), "b": Step(1, 2, "x")})
     assert capsys.readouterr().out.endswith('"warning": ""\n  }\n}\n')
-
-
-def test_front_plot_without_matplotlib_names_the_extra(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "matplotlib.backends.backend_agg", None)
-    with pytest.raises(QaedgeError, match="matplotlib") as caught:
-        report.front_plot(tmp_path / "front.png", [(0.01, 0.5)])
-    assert "qaedge[nn]" in caught.value.hint

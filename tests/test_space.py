@@ -4,7 +4,7 @@ from synthetic import make_space
 
 from qaedge.candidate import BlockSpec
 from qaedge.errors import InvalidFile, MissingFile, QaedgeError, UsageError
-from qaedge.space import SearchSpace, SpaceFile
+from qaedge.space import AXES, ENUMERATORS, Axes, SearchSpace, SpaceFile
 
 TEXT = """
 name = "two"
@@ -99,12 +99,27 @@ def test_an_unknown_block_is_told_with_the_known_ones():
             "a known key (name, kind, depths, kernels, expansions, widths, pooling, first_dilation, dilation, schemes)",
             "'dephts'",
         ),
+        (
+            "kernels = [1, 3]",
+            "kernels = [1, 3]\nexpansions = [6]",
+            "block[1].expansions",
+            "an axis of the kind 'context' (kernels, widths, pooling, dilation)",
+            "'expansions'",
+        ),
+        (
+            "depths = [1, 2]",
+            'kind = "stem"\ndilation = 1',
+            "block[0].dilation",
+            "an axis of the kind 'stem' (depths, kernels, expansions, widths)",
+            "'dilation'",
+        ),
         ("depths = [1, 2]", "depths = []", "block[0].depths", "at least one number", "none"),
         ("depths = [1, 2]", "depths = [0]", "block[0].depths", "numbers from 1", "0"),
         ("depths = [1, 2]", 'depths = ["1"]', "block[0].depths[0]", "a whole number", "text"),
         ("kernels = [3, 5]", "kernels = [4]", "block[0].kernels", "odd numbers from 1", "4"),
         ('kind = "context"', 'kind = "aspp"', "block[1].kind", "one of inverted_residual, stem, context", "'aspp'"),
         ('["w8a8", "w7a8"]', '["int8"]', "block[0].schemes", "quantization schemes such as w8a8", "'int8'"),
+        ('["w8a8", "w7a8"]', '["w8a16"]', "block[0].schemes", "quantization schemes such as w8a8", "'w8a16'"),
         ('["w8a8", "w7a8"]', "[]", "block[0].schemes", "at least one", "none"),
         ('["w8a8", "w7a8"]', '["w8a8", "w8a8"]', "block[0].schemes", "each once", "['w8a8', 'w8a8']"),
         ("pooling = [true, false]", "pooling = []", "block[1].pooling", "at least one", "none"),
@@ -118,6 +133,54 @@ def test_a_wrong_key_is_told_with_file_key_expected_and_found(tmp_path, old, new
     with pytest.raises(InvalidFile) as caught:
         SpaceFile.read(path)
     assert caught.value.message == f"{path}: {key}: expected {expected}, found {found}."
+
+
+def test_a_family_of_schemes_is_expanded_and_lists_hold_for_blocks_of_as_many_layers(tmp_path):
+    text = TEXT.replace('["w8a8", "w7a8"]', '["w8a8", "w4*", "w8.4.8a8", "w4a8"]')
+    space = SpaceFile.read(write(tmp_path, text))
+    resolved = space.resolve(
+        {axes.name: ((24, 16, 16), (24, 16, 16)) for axes in space.block},
+        {axes.name: "abcdef" for axes in space.block},
+        "t",
+        layers={space.block[0].name: 12},
+    )
+    found = resolved.blocks[0].candidates
+    own = [str(c.scheme) for c in found if c.spec.is_own]
+    assert own == ["w8a8", "w4a8", "w4dw8a8", "w4fl8a8", "w4dw8fl8a8", "w4s2a8"]
+    listed = [c.spec for c in found if str(c.scheme) == "w8.4.8a8"]
+    assert listed and all(len(spec.layers) == 1 for spec in listed)
+    assert {len(c.spec.layers) for c in found} > {1}
+
+
+@pytest.mark.parametrize(
+    ("schemes", "own", "said"),
+    [
+        ('["w8a8", "w8.4a8"]', 3, r"'stage1': w8\.4a8 names 2 layers; the candidates have 3 or 6 with weights"),
+        ('["w8.4.8.4a8"]', 3, r"w8\.4\.8\.4a8 names 4 layers; the candidates have 3 or 6"),
+        ('["w8.4.8a8"]', 5, "the teacher's own block has no scheme; it has 5 layers with weights"),
+    ],
+)
+def test_lists_of_bits_that_fit_nothing_are_refused(schemes, own, said, tmp_path):
+    space = SpaceFile.read(write(tmp_path, TEXT.replace('["w8a8", "w7a8"]', schemes)))
+    with pytest.raises(QaedgeError, match=said) as caught:
+        space.resolve(SHAPES, OWN, "t", layers={"stage1": own, "head": 3})
+    assert "a scheme without a list" in caught.value.hint
+
+
+def test_float_blocks_beside_integer_blocks_make_no_network(tmp_path):
+    space = SpaceFile.read(write(tmp_path, TEXT.replace('["w8a8", "w7a8"]', '["fp32"]')))
+    with pytest.raises(QaedgeError, match="no network: stage1 in float alone, head in integers alone") as caught:
+        space.resolve(SHAPES, OWN, "t")
+    assert "as a whole" in caught.value.hint
+    both = SpaceFile.read(write(tmp_path, TEXT.replace('["w8a8", "w7a8"]', '["fp32", "w8a8"]')))
+    assert both.resolve(SHAPES, OWN, "t").precisions == (False,)
+
+
+def test_every_kind_says_which_axes_it_takes():
+    fields = set(Axes.__struct_fields__) - {"name", "kind", "schemes"}
+    assert AXES.keys() == ENUMERATORS.keys()
+    assert all(set(takes) <= fields for takes in AXES.values())
+    assert set().union(*AXES.values()) == fields
 
 
 def test_a_space_without_blocks_is_refused(tmp_path):

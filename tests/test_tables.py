@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import msgspec
@@ -5,6 +6,8 @@ import pytest
 from synthetic import make_loss_row, make_measurement, make_space, make_tables
 
 from qaedge.errors import InvalidFile, NotMeasured
+from qaedge.probes import probes
+from qaedge.search.space_problem import build_problem
 from qaedge.tables import LatencyRow, LatencyTable, LossTable, anchor_key
 
 
@@ -69,6 +72,60 @@ def test_a_network_is_the_teacher_and_the_differences():
         assert error**2 == pytest.approx(
             anchor.measurement.error_s**2 + sum(m.measurement.error_s**2 + o.measurement.error_s**2 for m, o in changed)
         )
+
+
+@pytest.mark.parametrize("slope", [0.8, 1.0, 1.15])
+def test_probes_tell_how_much_of_a_difference_is_left_in_a_network(slope):
+    space = make_space()
+    _, table = make_tables(space)
+    t0 = table.anchor(space, "w8a8").measurement.median_s
+
+    def alone(network):
+        return sum(
+            table.row(c.key).measurement.median_s - table.row(b.candidates[0].key).measurement.median_s
+            for b, c in zip(space.blocks, network, strict=True)
+        )
+
+    assert table.fit(space).model == "sum" and table.fit(space).networks == 0, "no probe was measured"
+    measured = [
+        LatencyRow(key, "u8u8", 1, 1, make_measurement(t0 + slope * alone(network)))
+        for key, network in probes(space).items()
+    ]
+    probed = LatencyTable("local", [*table.rows.values(), *measured])
+    assert probed.fit(space).common_slope == pytest.approx(slope, rel=2e-3)
+    assert probed.fit(space).relative_error == pytest.approx(0.0, abs=1e-3)
+    for chosen in itertools.islice(itertools.product(*(block.candidates for block in space.blocks)), 20):
+        assert probed.predict_latency(space, chosen)[0] == pytest.approx(t0 + slope * alone(chosen), rel=2e-3)
+    problem = build_problem(space, make_tables(space)[0], {"local": probed})
+    found = problem.solve()
+    assert found.costs["latency@local"] == pytest.approx(probed.predict_latency(space, problem.candidates(found))[0])
+
+
+def test_probes_that_disagree_are_in_the_error():
+    space = make_space()
+    _, table = make_tables(space)
+    t0 = table.anchor(space, "w8a8").measurement.median_s
+    rows = [
+        LatencyRow(key, "u8u8", 1, 1, make_measurement(t0 * (0.7 + 0.1 * number)))
+        for number, key in enumerate(probes(space))
+    ]
+    probed = LatencyTable("local", [*table.rows.values(), *rows])
+    chosen = [block.candidates[-1] for block in space.blocks]
+    assert probed.fit(space).relative_error > 0.01
+    assert probed.predict_latency(space, chosen)[1] > table.predict_latency(space, chosen)[1]
+
+
+def test_probes_are_the_same_each_time_and_none_is_the_teacher():
+    space = make_space()
+    found = probes(space)
+    assert found == probes(make_space()) and len(set(found.values())) == len(found) > 1
+    assert tuple(block.candidates[0] for block in space.blocks) not in found.values()
+    least = next(iter(found.values()))
+    assert all(not candidate.spec.is_own for candidate in least), "the least network has no block of the teacher"
+    alone = msgspec.structs.replace(
+        space, blocks=tuple(msgspec.structs.replace(b, candidates=b.candidates[:1]) for b in space.blocks)
+    )
+    assert probes(alone) == {}
 
 
 def test_a_row_whose_samples_cannot_be_times_is_an_error_with_its_line(tmp_path):

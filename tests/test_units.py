@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qaedge.errors import UsageError
-from qaedge.units import format_bytes, format_seconds, parse_bytes, parse_percent, parse_seconds
+from qaedge.units import format_bytes, format_count, format_seconds, parse_bytes, parse_percent, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -93,3 +93,11 @@ def test_a_printed_size_parses_back(size):
     text = format_bytes(size)
     assert not text.startswith("1024.00 ") or text.endswith("GiB")
     assert parse_bytes(text) == pytest.approx(size, rel=6e-3)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0.4, "0.4"), (999.0, "999"), (999.9, "1 k"), (12_340_000.0, "12.3 M"), (5e9, "5 G"), (7e12, "7e+03 G")],
+)
+def test_counts_have_three_digits(count, text):
+    assert format_count(count) == text

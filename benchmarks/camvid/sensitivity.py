@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from qaedge.files import write_json
+from qaedge.nn.influence import divergence
 from qaedge.nn.library import load_candidate
 from qaedge.nn.student import open_splits
 from qaedge.nn.teacher import load_teacher, with_blocks
@@ -24,16 +24,6 @@ from qaedge.tables import LossTable
 
 HERE = Path(__file__).resolve().parent
 IMAGES, PER_BLOCK = 16, 5
-
-
-def divergence(network: nn.Module, images: Tensor, wanted: list[Tensor]) -> float:
-    """Mean over pixels of KL(teacher, network) [nat]."""
-    total = 0.0
-    with torch.no_grad():
-        for image, log_p in zip(images, wanted, strict=True):
-            log_q = network(image[None]).log_softmax(1)
-            total += float((log_p.exp() * (log_p - log_q)).sum(1).mean())
-    return total / len(images)
 
 
 def main() -> None:

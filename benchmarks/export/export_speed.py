@@ -1,7 +1,7 @@
-"""How long it takes to turn a candidate into an INT8 file: traced, calibrated on one input, written.
+"""How long it takes to turn a candidate into INT8 files of both formats: traced, calibrated on one input, written.
 
-Every candidate of examples/camvid.toml, against a teacher with fresh weights, one thread. Writes
-result.json beside itself.
+Every candidate of examples/camvid.toml, against a teacher with fresh weights, one thread; then the whole space as
+`qaedge profile` exports it, on every core. Writes result.json beside itself.
 """
 
 from __future__ import annotations
@@ -21,16 +21,18 @@ import torch
 from qaedge import __version__
 from qaedge.candidate import QuantScheme
 from qaedge.nn.blocks import build_block
+from qaedge.nn.candidates import export_candidates
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
-from qaedge.nn.export_onnx import write_onnx
+from qaedge.nn.export import write_file
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import cut, resolve_space
 from qaedge.nn.tracing import trace
-from qaedge.project import DataConfig
+from qaedge.project import DataConfig, Project, TeacherConfig, Workspace
+from qaedge.runtime import FORMATS
 from qaedge.space import SpaceFile
 
 HERE = Path(__file__).parent
-PARTS = ("trace", "calibrate", "write")
+PARTS = ("trace", "calibrate", "write_onnx", "write_tflite")
 
 
 def export(module: torch.nn.Module, shape: tuple[int, int, int], path: Path, ends: bool) -> dict[str, float]:
@@ -38,11 +40,17 @@ def export(module: torch.nn.Module, shape: tuple[int, int, int], path: Path, end
     clock = [time.perf_counter()]
     graph = trace(module, shape)
     clock.append(time.perf_counter())
-    quantized = calibrate(graph, [torch.randn(1, *shape)], QuantScheme.parse("w8a8"))
+    quantized = calibrate(graph, [torch.randn(1, *shape)], QuantScheme.parse("w8a8"), float_tail=not ends)
     clock.append(time.perf_counter())
-    write_onnx(quantized, path, integer_ends=ends)
-    clock.append(time.perf_counter())
+    for suffix in (".onnx", ".tflite"):
+        write_file(quantized, path.with_suffix(suffix), integer_ends=ends)
+        clock.append(time.perf_counter())
     return {part: clock[i + 1] - clock[i] for i, part in enumerate(PARTS)}
+
+
+def no_choice(weight_bits: int) -> tuple[str, str]:
+    """The form of INT8 ONNX files here."""
+    return "u8s8", ""
 
 
 def main() -> None:
@@ -64,6 +72,13 @@ def main() -> None:
                 module = build_block(candidate.spec, candidate.input_shape[0]).eval()
                 found.append(export(module, candidate.input_shape, path, True))
         network = export(teacher.module, teacher.input_shape, path, False)
+        torch.set_num_threads(os.cpu_count() or 1)
+        workspace = Workspace(Path(folder), Project(TeacherConfig("", {}), data, ""))
+        spaces = {}
+        for file_format in FORMATS:
+            begun = time.perf_counter()
+            count = sum(1 for _ in export_candidates(workspace, teacher, space, no_choice, None, file_format))
+            spaces[file_format] = {"files": count, "seconds": round(time.perf_counter() - begun, 2)}
     whole = [sum(parts.values()) for parts in found]
     result = {
         "candidates": len(found),
@@ -74,6 +89,7 @@ def main() -> None:
             "median_of_parts": {part: round(statistics.median(p[part] for p in found), 4) for part in PARTS},
         },
         "whole_teacher_seconds": {part: round(value, 4) for part, value in network.items()},
+        "whole_space_on_every_core": spaces,
         "machine": {
             "arch": platform.machine(),
             "cores": os.cpu_count(),

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from qaedge.files import write_json
+from qaedge.space import SearchSpace
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "search"))
-import search_speed  # noqa: E402 - the tables are the search benchmark's
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "search")]
+from machine import machine  # noqa: E402 - every benchmark tells its machine alike
+from state_files import write_files  # noqa: E402 - the tables are the search benchmark's
 
 RUNS = 11
 PROJECT = """\
@@ -40,8 +42,8 @@ def project(folder: Path) -> None:
     """Write a project whose tables are full."""
     results = folder / "results"
     results.mkdir()
-    search_speed.write_files(results, 6, 200)
-    space = search_speed.SearchSpace.load(results / "space.json")
+    write_files(results, 6, 200)
+    space = SearchSpace.load(results / "space.json")
     (results / space.origin).mkdir()
     (results / "local").mkdir()
     (results / "loss.jsonl").rename(results / space.origin / "loss.jsonl")
@@ -80,7 +82,7 @@ def main() -> None:
         HERE / "result.json",
         result
         | {
-            "machine": search_speed.machine() | {"cores": os.cpu_count(), "load": os.getloadavg()[0]},
+            "machine": machine() | {"cores": os.cpu_count(), "load": os.getloadavg()[0]},
             "date": datetime.date.today().isoformat(),
         },
     )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import inspect
 import io
 import os
 import signal
@@ -29,13 +30,25 @@ from qaedge.cli import (
     build,
     compare,
     demo,
+    device_add,
+    device_check,
+    device_lock,
+    device_noise,
+    device_reset,
+    device_setup,
+    device_tune,
+    device_unlock,
     devices,
     distill,
     export,
+    history,
     init,
     profile,
+    report_page,
     search,
     space,
+    space_check,
+    table_check,
     teacher_check,
     teacher_train,
 )
@@ -54,11 +67,28 @@ COMMANDS: dict[str, ModuleType] = {
     "export": export,
     "bench": bench,
     "compare": compare,
+    "history": history,
+    "report": report_page,
     "devices": devices,
 }
 
-#: Verbs that belong to a noun: `qaedge teacher check`.
+#: Verbs that belong to a noun: `qaedge teacher check`. A noun that is a command, too, runs where no verb follows.
 NOUNS: dict[str, tuple[str, dict[str, ModuleType]]] = {
+    "device": (
+        "Make a board ready to be measured on, and look after it.",
+        {
+            "add": device_add,
+            "setup": device_setup,
+            "check": device_check,
+            "tune": device_tune,
+            "reset": device_reset,
+            "noise": device_noise,
+            "lock": device_lock,
+            "unlock": device_unlock,
+        },
+    ),
+    "space": ("", {"check": space_check}),
+    "table": ("Ask how true a table is.", {"check": table_check}),
     "teacher": (
         "Look at, or train, the network that everything is measured against.",
         {"check": teacher_check, "train": teacher_train},
@@ -83,11 +113,12 @@ def _root(
     """Find, measure and ship quantized networks that are fast on your own edge board."""
 
 
-def _group(help_text: str | None = None) -> typer.Typer:
+def _group(help_text: str | None = None, runs: bool = False) -> typer.Typer:
     # Plain help starts in half the time of rich's panels, and reads the same in a pipe.
     return typer.Typer(
         help=help_text,
-        no_args_is_help=True,
+        no_args_is_help=not runs,
+        invoke_without_command=runs,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
@@ -96,23 +127,33 @@ def _group(help_text: str | None = None) -> typer.Typer:
 
 
 def _add(group: typer.Typer, name: str, module: ModuleType) -> None:
+    group.command(name, epilog=_examples(module), context_settings=_PLAIN_HELP)(module.run)
+
+
+def _examples(module: ModuleType) -> str:
     # "\b" keeps the lines below it as they are.
-    examples = "\n".join(f"  {text}" for text in module.EXAMPLES)
-    group.command(name, epilog=f"\b\nExamples:\n{examples}", context_settings=_PLAIN_HELP)(module.run)
+    return "\b\nExamples:\n" + "\n".join(f"  {text}" for text in module.EXAMPLES)
 
 
 def build_app() -> typer.Typer:
     """Return the whole command line, as typer sees it."""
     app = _group()
     app.callback()(_root)
-    for name, module in COMMANDS.items():
-        _add(app, name, module)
-    for noun, (help_text, verbs) in NOUNS.items():
-        group = _group(help_text)
-        group.callback()(_noun)  # or typer would take a single verb for the whole group
+    for name in dict.fromkeys([*COMMANDS, *NOUNS]):
+        if name not in NOUNS:
+            _add(app, name, COMMANDS[name])
+            continue
+        help_text, verbs = NOUNS[name]
+        alone = COMMANDS.get(name)
+        group = _group(help_text if alone is None else inspect.cleandoc(alone.run.__doc__ or ""), alone is not None)
         for verb, module in verbs.items():
             _add(group, verb, module)
-        app.add_typer(group, name=noun, help=help_text)
+        if alone is None:
+            group.callback()(_noun)  # or typer would take a single verb for the whole group
+            app.add_typer(group, name=name, help=help_text)
+        else:
+            group.callback(invoke_without_command=True, epilog=_examples(alone))(alone.run)
+            app.add_typer(group, name=name)
     return app
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from qaedge.cli.resolve import device_of, need_nn, resolve
 from qaedge.errors import UsageError
 from qaedge.project import Workspace
 from qaedge.units import format_bytes
+
+if TYPE_CHECKING:
+    from qaedge.nn.student import StudentReport
 
 EXAMPLES = ("qaedge build architecture.json", "qaedge build --teacher", "qaedge build fast.json --epochs 20")
 
@@ -42,7 +45,7 @@ def run(
     """
     need_nn()
     from qaedge.architecture import Architecture
-    from qaedge.nn.student import StudentReport, build_student
+    from qaedge.nn.build import build_student
 
     if (architecture is None) == (not teacher):
         raise UsageError("Name an architecture or ask for --teacher: one of the two.", "See: qaedge build --help")
@@ -63,21 +66,24 @@ def run(
         return
     report.table(
         ("network", ">float mIoU", f">{found.form} mIoU", ">epochs"),
-        [
-            (f"{named}, before fine-tuning", f"{found.before.float_miou:.4f}", f"{found.before.miou:.4f}", "0"),
-            *(
-                [
-                    (
-                        f"{named}, after fine-tuning",
-                        f"{found.after.float_miou:.4f}",
-                        f"{found.after.miou:.4f}",
-                        str(found.epochs),
-                    )
-                ]
-                if found.after is not None
-                else []
-            ),
-        ],
+        _rows(found, named),
         title=f"{found.scheme} as {found.form} ({found.form_reason}), {format_bytes(found.size_bytes)}",
     )
-    report.note(f"Kept: {found.kept} fine-tuning. Next: qaedge export {named}", quiet)
+    kept = {"quantized": "after quantization-aware"}.get(found.kept, found.kept)
+    report.note(f"Kept: {kept} fine-tuning. Next: qaedge export {named}", quiet)
+
+
+def _rows(found: StudentReport, named: str) -> list[tuple[str | None, ...]]:
+    """Return a line for each stage: float mIoU, mIoU as a file, and the epoch."""
+    rows: list[tuple[str | None, ...]] = [
+        (f"{named}, before fine-tuning", f"{found.before.float_miou:.4f}", f"{found.before.miou:.4f}", "0")
+    ]
+    if found.after is not None:
+        miou = f"{found.after.float_miou:.4f}", f"{found.after.miou:.4f}"
+        rows.append((f"{named}, after fine-tuning", *miou, str(found.epochs)))
+    if found.quantized is not None:
+        rows.append((f"{named}, then on its grids", None, f"{found.quantized.miou:.4f}", str(found.quantized_epoch)))
+    elif found.tried_miou is not None:
+        text = f"{named}, then on its grids: no epoch was better"
+        rows.append((text, None, f"{found.tried_miou:.4f}", str(found.tried_epoch)))
+    return rows

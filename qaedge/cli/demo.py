@@ -15,10 +15,11 @@ import typer
 from qaedge import report
 from qaedge.cli import bench, build, distill, export, options, profile, search, teacher_train
 from qaedge.cli.resolve import need_nn
-from qaedge.device import load_device
+from qaedge.device import load_device, with_runtime
 from qaedge.errors import MeasurementError
 from qaedge.files import write_atomic, write_json
 from qaedge.project import FILE_NAME
+from qaedge.runtime import BOTH
 from qaedge.units import format_bytes, format_seconds
 
 EXAMPLES = ("qaedge demo", "qaedge demo --folder /tmp/demo")
@@ -106,13 +107,24 @@ class Network(msgspec.Struct, frozen=True):
     size_bytes: int
 
 
+class Pair(msgspec.Struct, frozen=True):
+    """The teacher and the network found, as files of one format."""
+
+    baseline: Network
+    student: Network
+
+
 class Result(msgspec.Struct, frozen=True):
-    """What `result.json` keeps: the teacher in INT8, the network found, what was predicted for it."""
+    """What `result.json` keeps: the teacher in INT8, the network found, what was predicted for it.
+
+    Those are ONNX files; `tflite` are the same two networks as TFLite, None where that is not installed.
+    """
 
     baseline: Network
     student: Network
     predicted_latency_s: float
     seconds: float
+    tflite: Pair | None = None
 
 
 def run(
@@ -153,7 +165,7 @@ class Chain:
         """Run what is missing; measure, and return the figures."""
         from qaedge.architecture import Architecture
         from qaedge.cli.resolve import resolve
-        from qaedge.nn.student import load_report, student_folder
+        from qaedge.nn.student import is_built, load_report, student_folder
         from qaedge.project import Workspace
 
         if not (self.folder / "teacher.safetensors").exists():
@@ -179,22 +191,36 @@ class Chain:
         chosen = Architecture.load(self.architecture, space)
         for number, name in ((5, "teacher"), (6, "student")):
             there = student_folder(workspace, space, name)
-            if _is_built(there, chosen if name == "student" else Architecture.own(space)):
+            wanted = chosen if name == "student" else Architecture.own(space)
+            if is_built(there, wanted, workspace.project.finetune):
                 continue
             self._step(f"{number}/7 build the {name}", lambda name=name: self._build(name))  # type: ignore[misc]
-        files = [self.folder / "teacher.onnx", self.folder / "student.onnx"]
-        for name, path in zip(("teacher", "student"), files, strict=True):
-            self._step("", lambda name=name, path=path: export.run(name, output=path, project=self.project, quiet=True))  # type: ignore[misc]
-        report.note("7/7 measure both files in turn", self.quiet)
-        rows, failed = bench.measure_files(files, load_device(workspace.project.device), quiet=self.quiet)
+        reports = {name: load_report(student_folder(workspace, space, name)) for name in ("teacher", "student")}
+        formats = ["onnx", *(["tflite"] if all(found.tflite for found in reports.values()) else [])]
+        for name in reports:
+            there = self.folder / f"{name}.onnx"
+            self._step(
+                "",
+                lambda name=name, there=there: export.run(  # type: ignore[misc]
+                    name, output=there, formats=",".join(formats), project=self.project, quiet=True
+                ),
+            )
+        report.note("7/7 measure the files in turn", self.quiet)
+        files = [self.folder / f"{name}.{kind}" for kind in formats for name in reports]
+        device = with_runtime(load_device(workspace.project.device), BOTH if len(formats) > 1 else "")
+        rows, failed = bench.measure_files(files, device, quiet=self.quiet)
         if failed:
             raise MeasurementError(f"{failed[0].artifact.name} was not measured.", str(failed[0].error))
-        networks = [
-            Network(load_report(student_folder(workspace, space, name)).miou, row.median_s, row.size_bytes)
-            for name, row in zip(("teacher", "student"), rows, strict=True)
-        ]
+        networks = {}
+        for path, row in zip(files, rows, strict=True):
+            kind = path.suffix.lstrip(".")
+            file = reports[path.stem].file_of(kind)
+            assert file is not None
+            networks[path.stem, kind] = Network(file.miou, row.median_s, row.size_bytes)
+        pairs = {kind: Pair(networks["teacher", kind], networks["student", kind]) for kind in formats}
         predicted = next(v.value for k, v in chosen.costs.items() if k.startswith("latency@"))
-        return Result(networks[0], networks[1], predicted, 0.0)
+        onnx = pairs["onnx"]
+        return Result(onnx.baseline, onnx.student, predicted, 0.0, pairs.get("tflite"))
 
     def _build(self, name: str) -> None:
         if name == "teacher":
@@ -210,43 +236,42 @@ class Chain:
             command()
 
 
-def _is_built(folder: Path, wanted: object) -> bool:
-    from qaedge.architecture import Architecture
-    from qaedge.files import decode_json
-
-    if not (folder / "student.json").exists():
-        return False
-    return decode_json(folder / "architecture.json", Architecture) == wanted
-
-
 def _show(result: Result, folder: Path) -> None:
-    baseline, student = result.baseline, result.student
+    pairs = {"ONNX": Pair(result.baseline, result.student)}
+    if result.tflite is not None:
+        pairs["TFLite"] = result.tflite
     report.line()
-    report.table(
-        ("network", ">mIoU", ">latency", ">predicted", ">size"),
-        [
+    rows: list[tuple[str | None, ...]] = []
+    for kind, pair in pairs.items():
+        baseline, student = pair.baseline, pair.student
+        predicted_s = result.predicted_latency_s if kind == "ONNX" else None  # only ONNX candidates were measured
+        rows += [
             (
-                "teacher, INT8",
+                f"teacher, INT8 {kind}",
                 f"{100 * baseline.miou:.1f} %",
                 format_seconds(baseline.latency_s),
                 None,
                 format_bytes(baseline.size_bytes),
             ),
             (
-                "found, INT8",
+                f"found, INT8 {kind}",
                 f"{100 * student.miou:.1f} %",
                 format_seconds(student.latency_s),
-                format_seconds(result.predicted_latency_s),
+                format_seconds(predicted_s) if predicted_s else None,
                 format_bytes(student.size_bytes),
             ),
             (
                 "change",
                 f"{100 * (student.miou - baseline.miou):+.1f} points",
                 f"{100 * (student.latency_s / baseline.latency_s - 1):+.0f} %",
-                f"{100 * (result.predicted_latency_s / student.latency_s - 1):+.1f} % off",
+                f"{100 * (predicted_s / student.latency_s - 1):+.1f} % off" if predicted_s else None,
                 f"{100 * (student.size_bytes / baseline.size_bytes - 1):+.0f} %",
             ),
-        ],
-        title=f"Measured on this machine, one thread, both files in turn ({result.seconds:.0f} s in all)",
+        ]
+    report.table(
+        ("network", ">mIoU", ">latency", ">predicted", ">size"),
+        rows,
+        title=f"Measured on this machine, one thread, all files in turn ({result.seconds:.0f} s in all)",
     )
-    report.line(f"wrote {folder / 'result.json'}, {folder / 'front.png'}, {folder / 'student.onnx'} and its manifest")
+    files = ", ".join(str(folder / name) for name in ("result.json", "front.png", "student.onnx"))
+    report.line(f"wrote {files}{' and .tflite' if result.tflite is not None else ''}, each network with its manifest")

@@ -27,18 +27,29 @@ class BlockRow(msgspec.Struct, frozen=True):
 def run(project: options.Project = None, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Distill the candidates of the space against the teacher's blocks.
 
-    Each is trained alone, quantized, and scored as it will be deployed. What has a row in the loss
+    Each is trained alone, quantized, and scored as it will be deployed. Then some take their block's place in the
+    teacher, one at a time, which tells how much a block's loss matters to the whole network. What has a row in the loss
     table already is not done again; stop it at any time.
     """
     need_nn()
+    from qaedge.nn.influence import measure_influence
     from qaedge.nn.library import fill_library, missing_tasks
+    from qaedge.nn.student import open_splits
 
     workspace = Workspace.open(project)
     teacher, space = resolve(workspace)
+    if not workspace.project.teacher.weights:
+        report.warn(
+            "teacher.weights is empty: the candidates would imitate fresh, untrained weights. "
+            "Name a file there, or train one: qaedge teacher train"
+        )
     missing = sum(len(task.schemes) for task in missing_tasks(workspace, space))
     total = sum(len(block.candidates) for block in space.blocks)
     report.note(f"{total - missing} of {total} rows are there; {missing} to go.", quiet)
     for _ in report.progress(fill_library(workspace, teacher, space), "distilling", quiet):
+        pass
+    weighed = measure_influence(workspace, teacher, space, open_splits(workspace)[0])
+    for _ in report.progress(weighed, "replacing blocks of the teacher", quiet):
         pass
     table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     rows = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qaedge.candidate import QuantScheme
 from qaedge.device import Device, choose_form
 from qaedge.project import Workspace
 from qaedge.tables import LatencyTable
@@ -16,10 +17,10 @@ def choose_for(device: Device, workspace: Workspace) -> Callable[[int], tuple[st
     only asked where it was never measured. Raises MeasurementError where it cannot be reached.
     """
     measured: dict[int, str] = {}
-    for row in LatencyTable(device.name, LatencyTable.store(workspace.latency_file(device.name)).rows()).rows.values():
-        scheme = row.key.split("@")[1]
-        if scheme.startswith("w"):
-            measured[int(scheme[1:].split("a")[0])] = row.form
+    for row in LatencyTable.read(workspace.latency_file(device.name), device.name).rows.values():
+        text = row.key.split("@")[1]
+        if text.startswith("w"):
+            measured[QuantScheme.parse(text).weight_bits] = row.form
     asked: list[tuple[frozenset[str], str]] = []
 
     def choose(weight_bits: int) -> tuple[str, str]:

@@ -63,13 +63,26 @@ cache = "2GiB"           # bound of the teacher's features on disk
 calibration_images = 32  # from which the ranges of activations are read
 seed = 0
 
+[quantize]
+# The steps after rounding to the nearest, taken in this order: "ranges" (searched by squared error), "equalize"
+# (of channels), "biases" (corrected), "rounding" (learned), "reconstruct" (by gradients of the block loss; slow).
+few_bit = ["ranges", "rounding"]  # for schemes with some weights of 6 bits or fewer
+int8 = []                # for the others
+images = 16              # calibration images that rounding is learned on, at most
+reconstruct_steps = 60   # optimizer steps of "reconstruct", each on so many images:
+reconstruct_batch = 2
+seed = 0
+
 [finetune]
 # The chosen network, end to end, guided by the teacher.
 epochs = {epochs}
 batch = 8
 learning_rate = 5e-4
+quantized_epochs = 4     # then on the grids of the INT8 file, until it gains no more; few-bit weights need it
+quantized_learning_rate = 1e-4
 crop = {crop}  # height, width
 guidance = 1.0           # weight of the teacher's logits beside the labels
+block_guidance = 0.1     # weight of the blocks' outputs, on the grids
 freeze_batch_norm = true # its statistics stay as they were distilled
 bfloat16 = false         # half precision inside: twice as fast on processors that have it (AVX512-BF16, AMX)
 seed = 0
@@ -84,7 +97,9 @@ _SPACE = """\
 #        context            a segmentation head, with or without image pooling, `widths` channels inside
 #
 # schemes: "w8a8", or "w7a8": weights use 7 of their 8 bits. On x86 without VNNI only that is both fast and
-# free of saturation; the size of the file is the same.
+# free of saturation; the size of the file is the same. Fewer bits make it smaller: "w4a8", or "w4dw8a8" with
+# depthwise layers kept at 8, "w4fl8a8" with a block's first and last layer, "w4s2a8" with its two most sensitive;
+# "w4*" stands for the usual ones. "fp32": in float, for networks that are so as a whole.
 
 name = "{name}"
 
@@ -146,7 +161,7 @@ width = 192
 count = 128              # training images; a quarter as many for validation"""
 
 _TRAINED = 'weights = "{path}"   # safetensors, or a .pt with a state dict'
-_UNTRAINED = 'weights = ""             # none yet; a file that is loaded here: safetensors, or a .pt with a state dict'
+_UNTRAINED = 'weights = "teacher.safetensors"  # `qaedge teacher train` writes it; or safetensors or a .pt of your own'
 
 
 class Layout(str, Enum):
@@ -216,8 +231,8 @@ def run(
 ) -> None:
     """Write a project file and a space file, every key explained.
 
-    `scenes` works at once, on generated street scenes. `camvid` and `cityscapes` read your images;
-    look at data.path and teacher.weights after writing.
+    `scenes` works at once, on generated street scenes, and its teacher is trained with `qaedge teacher
+    train`. `camvid` and `cityscapes` read your images; look at data.path and teacher.weights after writing.
     """
     file = project or Path(FILE_NAME)
     preset = PRESETS[data]
@@ -236,7 +251,7 @@ def run(
         report.line(f"wrote {path}")
     if data is not Layout.scenes:
         report.note(f"Look at data.path and teacher.weights in {file} first.", quiet)
-    report.note("Next: qaedge teacher check", quiet)
+    report.note("Next: qaedge teacher train" if data is Layout.scenes else "Next: qaedge teacher check", quiet)
 
 
 def project_text(preset: Preset) -> str:

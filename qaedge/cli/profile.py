@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -11,21 +11,29 @@ import typer
 from qaedge import report
 from qaedge.artifact import Artifact
 from qaedge.cli import options
-from qaedge.cli.resolve import need_nn, resolve
-from qaedge.device import Device, choose_form, load_device
-from qaedge.errors import MeasurementError
-from qaedge.fingerprint import FACTS, differences, fingerprint_of
+from qaedge.cli.plan import Plan, plan
+from qaedge.cli.resolve import need_nn, note_fake, resolve
+from qaedge.cli.rows import measure_rows
+from qaedge.cli.slower import Slower, SlowerBits, show, slower_in_fewer_bits, slower_in_integers
+from qaedge.device import load_devices, table_name, with_runtime
+from qaedge.errors import MeasurementError, UsageError
+from qaedge.layer_bits import LayerBits
 from qaedge.project import Workspace
+from qaedge.runtime import formats_of
 from qaedge.space import Block, SearchSpace
-from qaedge.tables import LatencyRow, LatencyTable, anchor_key
+from qaedge.tables import LatencyTable, anchor_key
 from qaedge.units import format_seconds, parse_seconds
 
 if TYPE_CHECKING:
-    from qaedge.fingerprint import Difference
-    from qaedge.hil.profile import AgentSession, Failed
+    from qaedge.hil.fleet import Share
+    from qaedge.hil.profile import Failed
     from qaedge.nn.teacher import Teacher
 
-EXAMPLES = ("qaedge profile --device local", "qaedge profile --unstable --json")
+EXAMPLES = (
+    "qaedge profile --device local",
+    "qaedge profile --device pi4 --runtime both",
+    "qaedge profile --device pi4-a,pi4-b --unstable --json",
+)
 
 
 class BlockRow(msgspec.Struct, frozen=True):
@@ -50,11 +58,22 @@ class Summary(msgspec.Struct, frozen=True):
     failed: tuple[str, ...]
     teacher_s: float | None
     blocks: tuple[BlockRow, ...]
+    boards: tuple[Share, ...] = ()
+    format: str = "onnx"
+    slower: tuple[Slower, ...] = ()
+    slower_bits: tuple[SlowerBits, ...] = ()
 
 
 def run(
-    unstable: Annotated[bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable.")] = False,
-    device: options.Device = None,
+    unstable: Annotated[
+        bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable or drifted.")
+    ] = False,
+    no_xnnpack: options.NoXnnpack = False,
+    device: options.Devices = None,
+    threads: options.Threads = None,
+    runtime: options.Runtime = "",
+    energy: options.Energy = False,
+    meter: options.Meter = "",
     wait: options.Wait = "0s",
     project: options.Project = None,
     as_json: options.Json = False,
@@ -63,55 +82,57 @@ def run(
     """Measure every candidate of the space, and the whole teacher, on a device.
 
     Each row is on disk as soon as it is measured, and a second run measures what is missing, or was
-    measured in another state of the device: after a reboot, that is all. Needs the extra `nn`.
+    measured in another state of the device (after a reboot, that is all) or while it throttled.
+    Several boards of one kind share one table and the work. Needs the extra `nn`.
     """
     wait_s = parse_seconds(wait)
     workspace = Workspace.open(project)
     need_nn()
-    from qaedge.hil.profile import open_session
+    from qaedge.hil.fleet import Fleet
+    from qaedge.hil.settings import Settings
 
-    described = load_device(device or workspace.project.device)
-    teacher, space = resolve(workspace)
-    store = LatencyTable.store(workspace.latency_file(described.name))
-    table = LatencyTable(described.name, store.rows())
-    with open_session(described, wait_s=wait_s) as session:
-        forms = _forms(described, space, session)
-        for bits, (form, reason) in forms.items():
-            report.note(f"{bits}-bit weights are stored as {form}: {reason}.", quiet)
-        wanted = _wanted(space, forms)
-        there = {key: table.rows[key] for key in wanted if key in table.rows}
-        other = {key: _changes(row, session, described) for key, row in there.items()}
-        # Which cores it is kept on shows only in rows: there, the newest of those that hold decides.
-        other |= table.mixed(key for key, changes in other.items() if not changes)
-        redone = {
-            key
-            for key, row in there.items()
-            if other[key] or row.form != wanted[key] or (unstable and "unstable" in row.measurement.doubts)
-        }
-        missing = wanted.keys() - there.keys() | redone
-        kept = len(wanted) - len(missing)
-        if kept:
-            report.note(f"{kept} of {len(wanted)} rows are kept, {len(missing)} to measure.", quiet)
-        fields = {change.field: change for changes in other.values() for change in changes}
-        if fields:
-            count = sum(map(bool, other.values()))
-            report.note(
-                f"{count} of {len(wanted)} rows are of another state of {described.name} and are measured again: "
-                f"{'; '.join(map(str, fields.values()))}.",
-                quiet,
-            )
-        artifacts = _export(workspace, teacher, space, forms, missing, quiet)
-        measured, failed = _measure(session, artifacts, described, store.append, quiet)
-    table = LatencyTable(described.name, store.rows())
-    summary = summarize(space, table, {str(b): form for b, (form, _) in forms.items()}, kept, measured, failed)
+    described = tuple(with_runtime(one, runtime) for one in load_devices(device or workspace.project.device))
+    if threads:  # rows of another number of threads are of another state, and measured anew
+        described = tuple(msgspec.structs.replace(one, threads=threads) for one in described)
+    if no_xnnpack:
+        described = tuple(msgspec.structs.replace(one, tflite_xnnpack=False) for one in described)
+    note_fake(described, quiet)
+    name = table_name(described)
+    if meter and len(described) > 1:
+        raise UsageError("--meter reads the supply of one device.", "Name one with --device.")
+    settings = Settings(energy=energy or bool(meter), meter=options.words(meter, "--meter"))
+    teacher, space = resolve(workspace, untrained=True)
+    store = LatencyTable.store(workspace.latency_file(name))
+    summaries, failed, total, spoiled = [], [], 0, 0
+    with Fleet(described, wait_s=wait_s) as fleet:
+        for file_format in formats_of(runtime, described[0].runtimes):
+            table = LatencyTable(name, store.rows(), file_format)
+            layers = LayerBits.read(workspace, space)
+            planned = plan(table, space, described, fleet, unstable, settings.energy, layers)
+            for note in planned.notes():
+                report.note(note, quiet)
+            artifacts = _export(workspace, teacher, space, planned, quiet)
+            before = {share.device: share for share in fleet.shares}
+            measured, mine = measure_rows(fleet, artifacts, settings, planned, store.append, quiet)
+            table = LatencyTable(name, store.rows(), file_format)
+            summaries.append(summarize(space, table, planned, measured, mine, _since(before, fleet.shares)))
+            failed += mine
+            total += len(planned.wanted)
+            spoiled += sum(row.measurement.is_spoiled for key, row in table.rows.items() if key in planned.wanted)
     if as_json:
-        report.json_out(summary)
+        report.json_out(summaries[0] if len(summaries) == 1 else summaries)
     else:
-        _show(summary)
+        for summary in summaries:
+            _show(summary)
+    if spoiled:
+        report.warn(
+            f"{spoiled} of {total} rows were taken while {name} throttled, and are marked: their times are not "
+            "the networks'. Cool it, or give it a better supply, and run the same command again: it measures them anew."
+        )
     if failed:
-        candidates = "candidate was" if len(wanted) == 1 else "candidates were"
+        candidates = "candidate was" if total == 1 else "candidates were"
         raise MeasurementError(
-            f"{len(failed)} of {len(wanted)} {candidates} not measured.",
+            f"{len(failed)} of {total} {candidates} not measured.",
             "\n".join(f"{f.artifact.name}: {f.error.message}" for f in failed)
             + "\nThe others are in the table, and search leaves these out, or warns where it has older rows of them.",
         )
@@ -120,89 +141,51 @@ def run(
 def summarize(
     space: SearchSpace,
     table: LatencyTable,
-    forms: dict[str, str],
-    kept: int,
+    planned: Plan,
     measured: int,
     failed: Iterable[Failed],
+    shares: Iterable[Share] = (),
 ) -> Summary:
     """Count and compare what the table holds of each block."""
     anchor = table.rows.get(anchor_key(space, str(space.blocks[0].candidates[0].scheme)))
     return Summary(
         device=table.device,
-        forms=forms,
-        kept=kept,
+        forms={str(bits): form for bits, (form, _) in planned.forms.items()},
+        kept=planned.kept,
         measured=measured,
         failed=tuple(failure.artifact.name for failure in failed),
         teacher_s=anchor.measurement.median_s if anchor else None,
         blocks=tuple(_block_row(block, table) for block in space.blocks),
+        boards=tuple(shares),
+        format=table.format,
+        slower=slower_in_integers(space, table),
+        slower_bits=slower_in_fewer_bits(space, table),
     )
 
 
-def _forms(device: Device, space: SearchSpace, session: AgentSession) -> dict[int, tuple[str, str]]:
-    """Return form and reason for each number of weight bits in the space."""
-    hello = session.hello
-    bits = sorted({c.scheme.weight_bits for c in space.unique() if not c.scheme.is_float})
-    return {n: choose_form(device, n, frozenset(hello.cpu_flags), hello.arch) for n in bits}
-
-
-def _wanted(space: SearchSpace, forms: dict[int, tuple[str, str]]) -> dict[str, str]:
-    """Return the form of each key that the table should have: every candidate, and the teacher in each scheme."""
-    named = {candidate.key: candidate.scheme for candidate in space.unique()}
-    named |= {anchor_key(space, str(scheme)): scheme for scheme in list(named.values())}
-    return {key: "float" if s.is_float else forms[s.weight_bits][0] for key, s in named.items()}
-
-
-def _changes(row: LatencyRow, session: AgentSession, device: Device) -> tuple[Difference, ...]:
-    """What differs between the device as a row was measured, and as it is now (R15)."""
-    hello = session.hello
-    now = {
-        **{name: getattr(hello, name) for name in FACTS},
-        "runtime_version": hello.runtimes.get(row.measurement.runtime),
-        "threads": device.threads,
-        "pin": device.pin,
-    }
-    return differences(fingerprint_of(row.measurement), now, now.keys())
+def _since(before: dict[str, Share], shares: Iterable[Share]) -> tuple[Share, ...]:
+    """What each board did since then."""
+    return tuple(
+        msgspec.structs.replace(
+            share,
+            measured=share.measured - (before[share.device].measured if share.device in before else 0),
+            losses=share.losses - (before[share.device].losses if share.device in before else 0),
+        )
+        for share in shares
+    )
 
 
 def _export(
-    workspace: Workspace,
-    teacher: Teacher,
-    space: SearchSpace,
-    forms: dict[int, tuple[str, str]],
-    missing: set[str],
-    quiet: bool,
+    workspace: Workspace, teacher: Teacher, space: SearchSpace, planned: Plan, quiet: bool
 ) -> list[tuple[str, Artifact]]:
     from qaedge.nn.candidates import export_candidates
 
-    if not missing:
+    if not planned.missing:
         return []
-    steps = export_candidates(workspace, teacher, space, lambda bits: forms[bits], missing)
+    steps = export_candidates(
+        workspace, teacher, space, lambda bits: planned.forms[bits], planned.missing, planned.table.format
+    )
     return [step.result for step in report.progress(steps, "exporting", quiet)]
-
-
-def _measure(
-    session: AgentSession,
-    artifacts: list[tuple[str, Artifact]],
-    device: Device,
-    append: Callable[[LatencyRow], None],
-    quiet: bool,
-) -> tuple[int, list[Failed]]:
-    """Measure, and append each row as it comes; return how many, and what failed."""
-    from qaedge.hil.profile import Failed, Settings, measure
-
-    keys = {artifact.name: key for key, artifact in artifacts}
-    failed, done = [], 0
-    if not artifacts:
-        return 0, []
-    steps = measure(session, [artifact for _, artifact in artifacts], Settings(), device.threads)
-    for step in report.progress(steps, f"measuring on {device.name}", quiet):
-        if isinstance(step.result, Failed):
-            failed.append(step.result)
-            continue
-        artifact, measurement = step.result.artifact, step.result.measurement
-        append(LatencyRow(keys[artifact.name], artifact.form, artifact.size_bytes, artifact.weight_bytes, measurement))
-        done += 1
-    return done, failed
 
 
 def _block_row(block: Block, table: LatencyTable) -> BlockRow:
@@ -230,6 +213,13 @@ def _show(summary: Summary) -> None:
             (b.block, b.candidates, b.measured, time(b.fastest_s), time(b.own_s), time(b.slowest_s), b.unstable)
             for b in summary.blocks
         ],
+        title=f"{summary.device}, {summary.format}",
     )
+    show(summary.slower, summary.slower_bits)
+    for board in summary.boards:
+        if len(summary.boards) > 1 or board.losses or board.given_up:
+            lost = f", lost {board.losses} time{'s' if board.losses != 1 else ''}" if board.losses else ""
+            ended = ", then given up" if board.given_up else ""
+            report.line(f"{board.device}: {board.measured} of {summary.measured} rows{lost}{ended}")
     if summary.teacher_s is not None:
-        report.line(f"the whole teacher on {summary.device}: {format_seconds(summary.teacher_s)}")
+        report.line(f"the whole teacher on {summary.device}, {summary.format}: {format_seconds(summary.teacher_s)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import msgspec
 
 from qaedge import report
 from qaedge.device import Device, load_device
-from qaedge.errors import InvalidFile, MissingExtra, QaedgeError
+from qaedge.errors import InvalidFile, MissingExtra, MissingFile, QaedgeError
 from qaedge.files import decode_json, read_bytes, write_json
 from qaedge.project import FILE_NAME, Workspace
 from qaedge.sources import sources_digest
@@ -34,8 +35,6 @@ _NN_PACKAGES = {
     "jaxtyping": "jaxtyping",
 }
 
-_NO_WEIGHTS = "Check teacher.weights in the project file, or make them: qaedge teacher train"
-
 
 class Inputs(msgspec.Struct, frozen=True):
     """What a resolved space was made from: digests of files, and the settings that shape it."""
@@ -49,13 +48,16 @@ class Inputs(msgspec.Struct, frozen=True):
     data: str = ""
 
     @staticmethod
-    def of(workspace: Workspace) -> Inputs:
-        """Read the project as it is now; raise MissingFile where the space file or the weights are not there."""
+    def of(workspace: Workspace, untrained: bool = False) -> Inputs:
+        """Read the project as it is now; raise MissingFile where the space file or the weights are not there.
+
+        With `untrained`, weights that are not there count as none.
+        """
         project = workspace.project
-        weights = project.teacher.weights
+        weights = None if untrained and not workspace.is_trained else workspace.weights_file
         return Inputs(
             space=_digest(read_bytes(workspace.space_file, hint="Write one with: qaedge init")),
-            weights=_digest(read_bytes(workspace.path(weights), _NO_WEIGHTS)) if weights else "",
+            weights=_digest(read_bytes(weights)) if weights else "",
             teacher=_digest(msgspec.json.encode(project.teacher, order="sorted")),
             height=project.data.height,
             width=project.data.width,
@@ -71,6 +73,13 @@ def device_of(name: str | None, project: Path | None) -> Device:
     return load_device(name or "local")
 
 
+def note_fake(devices: Iterable[Device], quiet: bool) -> None:
+    """Say which devices are none, so that nobody takes their numbers for measured ones."""
+    for device in devices:
+        if device.connection == "fake":
+            report.note(f"{device.name} is a fake board: its numbers are made up, and true of no device.", quiet)
+
+
 def need_nn() -> None:
     """Raise MissingExtra where torch, or what comes with it, is not installed."""
     for module, package in _NN_PACKAGES.items():
@@ -82,8 +91,11 @@ def need_nn() -> None:
             raise MissingExtra("nn", package)
 
 
-def resolve(workspace: Workspace) -> tuple[Teacher, SearchSpace]:
+def resolve(workspace: Workspace, untrained: bool = False) -> tuple[Teacher, SearchSpace]:
     """Load the teacher, resolve the space against it, and save the space.
+
+    With `untrained`, for what needs shapes and no weights, a teacher that was not trained yet is a
+    warning. One that was is still missed: its space must not give way to that of fresh weights.
 
     Raises MissingExtra, and what is wrong with the files of the project.
     """
@@ -91,21 +103,32 @@ def resolve(workspace: Workspace) -> tuple[Teacher, SearchSpace]:
     from qaedge.nn.teacher import load_teacher, resolve_space
 
     written = SpaceFile.read(workspace.space_file)  # before the teacher: a typing error shows at once
-    inputs = Inputs.of(workspace)
-    teacher = load_teacher(workspace)
+    untrained = untrained and not _was_trained(workspace)
+    inputs = Inputs.of(workspace, untrained)
+    teacher = load_teacher(workspace, untrained)
+    if untrained:
+        warn_untrained(workspace)
     space = resolve_space(teacher, written, workspace.project.data)
     space.save(workspace.space_json)
     write_json(_inputs_file(workspace), inputs)
     return teacher, space
 
 
+def warn_untrained(workspace: Workspace) -> None:
+    """Say that weights which the project names are not there yet."""
+    try:
+        workspace.weights_file  # noqa: B018 - asked for what it raises
+    except MissingFile as problem:
+        report.warn(f"{problem.message} Until then its weights are fresh ones.")
+
+
 def current_space(workspace: Workspace) -> SearchSpace:
     """Return the resolved space, from its file where that still holds; a damaged one is made anew."""
     SpaceFile.read(workspace.space_file)
-    if workspace.space_json.exists() and not changed(workspace):
+    if workspace.space_json.exists() and not changed(workspace, untrained=not _was_trained(workspace)):
         with contextlib.suppress(InvalidFile):
             return SearchSpace.load(workspace.space_json)
-    return resolve(workspace)[1]
+    return resolve(workspace, untrained=True)[1]
 
 
 def saved_space(workspace: Workspace) -> SearchSpace:
@@ -126,12 +149,15 @@ def saved_space(workspace: Workspace) -> SearchSpace:
     return space
 
 
-def changed(workspace: Workspace) -> list[str]:
-    """Return what has changed since the space was resolved; empty where nothing has."""
+def changed(workspace: Workspace, untrained: bool = False) -> list[str]:
+    """Return what has changed since the space was resolved; empty where nothing has.
+
+    With `untrained`, weights that are not there count as none.
+    """
     file = _inputs_file(workspace)
     if not file.exists():
         return ["the project"]
-    now = Inputs.of(workspace)
+    now = Inputs.of(workspace, untrained)
     try:
         before = decode_json(file, Inputs)
     except InvalidFile:
@@ -146,6 +172,14 @@ def changed(workspace: Workspace) -> list[str]:
         "data": "[data]",
     }
     return [name for field, name in names.items() if getattr(before, field) != getattr(now, field)]
+
+
+def _was_trained(workspace: Workspace) -> bool:
+    """Whether the space was resolved against a teacher with weights of its own."""
+    try:
+        return bool(decode_json(_inputs_file(workspace), Inputs).weights)
+    except (MissingFile, InvalidFile):
+        return False
 
 
 def _inputs_file(workspace: Workspace) -> Path:

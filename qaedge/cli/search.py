@@ -8,54 +8,131 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qaedge import report
-from qaedge.cli import options
-from qaedge.cli.resolve import saved_space
-from qaedge.device import load_device
-from qaedge.errors import NotMeasured
-from qaedge.fingerprint import Difference
-from qaedge.metric import SIZE, format_cost, latency_on, parse_limit, title
+from qaedge.cli import found, options, turns
+from qaedge.cli.asked import Asked
+from qaedge.cli.problems import Terms, problems_of, summed_as, tell_of_rows
+from qaedge.cli.whole import WholeNetworks
+from qaedge.device import load_devices, table_name
+from qaedge.errors import UsageError
+from qaedge.metric import latency_on
 from qaedge.project import Workspace
-from qaedge.tables import LatencyTable, LossTable, table_keys
-from qaedge.units import format_bytes, format_seconds
+from qaedge.units import parse_seconds
 
 if TYPE_CHECKING:
-    from qaedge.architecture import Architecture
-    from qaedge.search import Choice, SpaceProblem
-    from qaedge.space import SearchSpace
+    from qaedge.search.rivals import Contestant
+    from qaedge.search.space_problem import SpaceProblem
 
 EXAMPLES = (
     "qaedge search --latency 25ms --size 1.2MiB --output arch.json",
     "qaedge search --latency 75% --plot front.png",
+    "qaedge search --latency pi4=25ms --latency pi5=12ms --top 3",
+    "qaedge search --latency 25ms --verify 3",
     "qaedge search --pareto --json",
+    "qaedge search --pareto --over size",
 )
-#: A front on a terminal is cut to this many networks; `--json` lists all.
-ROWS_SHOWN = 40
-#: What takes the place of a limit to say that there is none, although the project has one.
-NO_LIMIT = "none"
+#: Beyond this, one block is all that counts, and sums of losses lose what the others add.
+MOST_POWER = 10.0
+#: How many standard errors of its prediction a network stays below a limit on latency: 95 % of networks keep it.
+MARGIN = 1.64
+#: Networks that are listed beside the best, at most: each has to be apart from all before.
+MOST_LISTED = 100
+#: Beyond this, one standard error or a thousand of them make no difference.
+MOST_MARGIN = 10.0
 
 
 def run(
     latency: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            metavar="LIMIT", help="Such as 25ms, 75% of the teacher's own, or \"none\".  [default: the project's]"
+            metavar="LIMIT",
+            help='Such as 25ms, 75% of the teacher\'s own, or "none"; pi4=25ms on another device, too; repeatable.  '
+            "[default: the project's]",
         ),
     ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="LIMIT", help="Such as 1.2MiB or 50%.  [default: the project's]")
     ] = None,
+    peak_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--peak-memory", metavar="LIMIT", help="Such as 300KiB: activations of any one layer.", show_default=False
+        ),
+    ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BLOCK=WHAT", help="This block is that candidate: SPEC, SPEC@SCHEME or its index."),
+    ] = None,
+    forbid: Annotated[
+        list[str] | None,
+        typer.Option(metavar="WHAT", help="Leave out BLOCK=SPEC, kind=KIND of a layer, or scheme=SCHEME."),
+    ] = None,
+    top: Annotated[
+        int,
+        typer.Option(min=1, max=MOST_LISTED, metavar="K", help="List so many networks that differ, the best first."),
+    ] = 1,
+    differ: Annotated[
+        int,
+        typer.Option(min=1, metavar="D", help="In how many blocks each of them differs from all before, at least."),
+    ] = 2,
     pareto: Annotated[
         bool, typer.Option("--pareto", help="List every network that no other beats in both loss and latency.")
     ] = False,
+    over: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC", help="The front of --pareto is over size, too, or latency@DEVICE; repeatable."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the chosen network.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the front as PNG.")] = None,
     power: Annotated[
-        float,
+        float | None,
         typer.Option(
             min=1,
-            help="Raise block losses to this before summing: above 1, one bad block counts for more than several.",
+            max=MOST_POWER,
+            help="Raise block losses to this before summing: above 1, one bad block counts for more than several.  "
+            "[default: weigh them by what they do to the teacher, as `distill` found; else 1]",
+            show_default=False,
         ),
-    ] = 1.0,
+    ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin",
+            min=0,
+            metavar="Z",
+            help="Stay so many standard errors of the prediction below a limit on latency; 0: none.",
+        ),
+    ] = MARGIN,
+    verify: Annotated[
+        int,
+        typer.Option(
+            "--verify",
+            min=0,
+            metavar="N",
+            help="Measure the N best whole on the device, learn from that, and search again, until the best is a "
+            "measured one that keeps its limits.",
+            show_default=False,
+        ),
+    ] = 0,
+    wait: options.Wait = "0s",
+    runtime: Annotated[
+        str,
+        typer.Option(
+            "--runtime",
+            metavar="NAME",
+            help="onnx, tflite, or best: each network as the file that is faster on the device.  "
+            "[default: what was measured there; both: best]",
+            show_default=False,
+        ),
+    ] = "",
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            metavar="NAME",
+            help="float, integers, or schemes such as w8a8 or w8a8,w4a8.  [default: whichever is best]",
+            show_default=False,
+        ),
+    ] = "",
     device: options.ForDevice = None,
     project: options.Project = None,
     as_json: options.Json = False,
@@ -64,177 +141,104 @@ def run(
     """Find the network of least block loss that keeps the limits, exactly.
 
     Reads what `qaedge distill` and `qaedge profile` have written; torch is not needed. Says when no
-    network keeps the limits, and by how much they are missed.
+    network keeps the limits, and by how much they are missed. With --verify the device is asked, too, and
+    torch is needed to export what it measures.
     """
-    workspace = Workspace.open(project)
-    name = load_device(device or workspace.project.device).name
-    found = _problem(workspace, name, latency, size, power)
-    if found.left_out:
-        counts = ", ".join(f"{count} in {block}" for block, count in found.left_out.items())
-        report.warn(f"candidates without a row in both tables are left out: {counts}. See: qaedge space")
-    for metric, count in found.doubtful.items():
-        candidates = "candidate was" if count == 1 else "candidates were"
-        report.note(f"{title(metric)}: {count} {candidates} measured with doubts, such as unstable rounds.", quiet)
+    from qaedge.search import rivals
 
-    if pareto and not (output or plot):
-        _show_front(found, name, as_json, quiet)
+    for flag, value, most in (("--power", power or 1.0, MOST_POWER), ("--margin", margin, MOST_MARGIN)):
+        if not value <= most:  # NaN passes the flags' own bounds
+            raise UsageError(f"{flag} {value} is none.", f"Write a number up to {most:g}.")
+    wait_s = parse_seconds(wait)
+    if wait_s and not verify:
+        raise UsageError("--wait is of --verify: nothing else waits.", "Add --verify N, or drop --wait.")
+    workspace = Workspace.open(project)
+    name = table_name(load_devices(device or workspace.project.device))
+    asked = Asked(name, workspace, tuple(latency or ()), size, peak_memory)
+    terms = Terms(power, margin, runtime, precision, tuple(fix or ()), tuple(forbid or ()))
+    problems = problems_of(workspace, name, asked, terms)
+    tell_of_rows(problems, quiet)
+    summed = summed_as(workspace, problems[0].space, terms)
+    metric = latency_on(name)
+    metrics = _over(metric, tuple(over or ()), problems, pareto)
+    apart = min(differ, len(problems[0].space.blocks))
+    taken: tuple[turns.Turn, ...] = ()
+    verified: list[Contestant] = []
+    if verify:
+        devices = device or workspace.project.device
+        with WholeNetworks(workspace, devices, wait_s, quiet) as held:
+            ended = turns.take_turns(held, asked, terms, verify, apart, show=not as_json)
+        problems, verified, taken = ended.problems, ended.verified, ended.turns
+    drawn = rivals.front(problems, metric) if plot else []
+    front = rivals.front(problems, *metrics) if pareto else drawn
+    if pareto and not (output or plot or verify):
+        if as_json:
+            report.json_out({"teacher": problems[0].teacher, **found.front_json(front, metrics)})
+        else:
+            found.show_front(front, metrics, summed, quiet)
         return
-    choice = found.solve()
-    chosen = found.architecture(choice)
-    if output:
-        chosen.save(output)
-    front = found.front(latency_on(name)) if pareto or plot else []
+    networks = verified[:top] or rivals.top(problems, metric, top, apart)
+    won = networks[0]
+    limits = rivals.sensitivities(problems, won)
+    chosen = [one.problem.architecture(one.choice) for one in networks]
+    files = [numbered(output, number) for number in range(len(networks))] if output else []
+    for path, each in zip(files, chosen, strict=False):
+        each.save(path)
     if plot:
-        _draw(plot, found, front, choice, name)
+        found.draw(plot, won, drawn, name, summed)
     if as_json:
-        report.json_out({"architecture": chosen, "teacher": found.teacher, **_front_json(front, found, name)})
+        report.json_out(
+            {
+                "architecture": chosen[0],
+                "teacher": won.problem.teacher,
+                "power": power,
+                "summed": summed,
+                "proven": won.gap == 0,
+                "gap": won.gap,
+                "margin": margin,
+                "limits": found.limits_json(limits),
+                **({"turns": taken, "measured_s": taken[-1].measured_s} if taken else {}),
+                **({"top": chosen} if top > 1 else {}),
+                **found.front_json(front, metrics),
+            }
+        )
         return
-    _show_choice(found, choice, chosen, name)
-    for path in (output, plot):
-        if path:
-            report.line(f"wrote {path}")
+    if pareto:
+        found.show_front(front, metrics, summed, quiet)
+        report.line()
+    found.show_choice(won.problem, won.choice, chosen[0], won.gap, taken[-1].measured_s if taken else None)
+    found.show_limits(limits, summed)
+    if summed == "loss" and power is None:
+        report.note(
+            "Plain block losses are summed: what they do to the network is not known yet (qaedge distill).", quiet
+        )
+    if len(problems) > 1:
+        found.show_rivals(won, problems, metric)
+    if top > 1:
+        found.show_top(networks, summed)
+        if len(networks) < top:
+            more = "were measured and keep the limits" if verified else f"differ in {differ} blocks within the limits"
+            report.note(f"There are no more that {more}.", quiet)
+    for path in (*files, *((plot,) if plot else ())):
+        report.line(f"wrote {path}")
     if output:
         report.note(f"Next: qaedge build {output}", quiet)
 
 
-def _problem(workspace: Workspace, device: str, latency: str | None, size: str | None, power: float) -> SpaceProblem:
-    from qaedge.search import Constraint, build_problem
-
-    space = saved_space(workspace)
-    losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
-    if not losses.rows:
-        raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
-    table = LatencyTable(device, LatencyTable.store(workspace.latency_file(device)).rows())
-    _warn_of_mixed(table, space)
-    found = build_problem(space, losses, {device: table}, power=power)
-    limits = workspace.project.limits
-    wanted = {
-        latency_on(device): limits.latency if latency is None else latency,
-        SIZE: limits.size if size is None else size,
-    }
-    return found.limited(
-        Constraint(metric, parse_limit(text, found.teacher[metric], metric))
-        for metric, text in wanted.items()
-        if text and text != NO_LIMIT
-    )
+def numbered(path: Path, number: int) -> Path:
+    """Return where the network after so many better ones is saved: arch.json, arch-2.json, arch-3.json."""
+    return path if number == 0 else path.with_name(f"{path.stem}-{number + 1}{path.suffix}")
 
 
-def _warn_of_mixed(table: LatencyTable, space: SearchSpace) -> None:
-    """Say where rows of several states of the device are compared: their differences may be the device's (R15)."""
-    mixed = table.mixed(table_keys(space))
-    if not mixed:
-        return
-    fields = {found.field: found for several in mixed.values() for found in several}
-    word = Difference.word
-    names = "; ".join(f"{f.field} was {word(f.found)}, and is {word(f.wanted)} in the newest" for f in fields.values())
-    count = sum(key in table.rows for key in table_keys(space))
-    report.warn(
-        f"{len(mixed)} of the {count} latencies were measured in another state of {table.device}: {names}. "
-        f"Measure those again: qaedge profile --device {table.device}"
-    )
-
-
-def _show_choice(found: SpaceProblem, choice: Choice, chosen: Architecture, device: str) -> None:
-    table = found.latencies[device]
-    report.table(
-        ("block", "candidate", "scheme", ">block loss", ">alone", ">teacher's own"),
-        [
-            (
-                block.name,
-                picked.spec if not picked.spec.is_own else "the teacher's own",
-                picked.scheme,
-                f"{loss:.4f}",
-                format_seconds(table.row(picked.key).measurement.median_s),
-                format_seconds(table.row(block.candidates[0].key).measurement.median_s),
+def _over(metric: str, over: tuple[str, ...], problems: list[SpaceProblem], pareto: bool) -> tuple[str, ...]:
+    """Return what the front is over: the latency on the device, and what `--over` names besides."""
+    if over and not pareto:
+        raise UsageError("--over says what the front of --pareto is over.", "Add --pareto, or drop --over.")
+    known = [m for m in problems[0].problem.metrics if m != metric and not problems[0].problem.is_peak(m)]
+    for each in over:
+        if each not in known:
+            raise UsageError(
+                f"--over {each!r} is nothing that the front could be over, too.",
+                f"There are: {', '.join(known)}. Another device's latency joins by --latency NAME=none.",
             )
-            for block, picked, loss in zip(
-                found.space.blocks, found.candidates(choice), found.block_losses(choice), strict=True
-            )
-        ],
-    )
-    report.line()
-    time, size = chosen.costs[latency_on(device)], chosen.costs[SIZE]
-    teacher_s, teacher_bytes = found.teacher[latency_on(device)], found.teacher[SIZE]
-    own = found.own()
-    report.table(
-        ("", ">loss", f">latency on {device}", ">size"),
-        [
-            (
-                "teacher, measured",
-                f"{own.loss:.4f}" if own else None,
-                format_seconds(teacher_s),
-                format_bytes(round(teacher_bytes)),
-            ),
-            (
-                "found, predicted",
-                f"{chosen.loss:.4f}",
-                f"{format_seconds(time.value)} ± {format_seconds(time.error)}",
-                format_bytes(round(size.value)),
-            ),
-            (
-                "change",
-                None,
-                f"{100 * (time.value / teacher_s - 1):+.1f} %",
-                f"{100 * (size.value / teacher_bytes - 1):+.1f} %",
-            ),
-            *_limit_rows(found, device),
-        ],
-    )
-
-
-def _limit_rows(found: SpaceProblem, device: str) -> list[tuple[object, ...]]:
-    limits = {c.metric: format_cost(c.metric, c.limit) for c in found.problem.constraints}
-    return [("limit", None, limits.get(latency_on(device)), limits.get(SIZE))] if limits else []
-
-
-def _show_front(found: SpaceProblem, device: str, as_json: bool, quiet: bool) -> None:
-    front = found.front(latency_on(device))
-    if as_json:
-        report.json_out({"teacher": found.teacher, **_front_json(front, found, device)})
-        return
-    step = max(1, -(-len(front) // ROWS_SHOWN))
-    shown = [*front[:-1:step], front[-1]]
-    report.table(
-        (f">latency on {device}", ">loss", ">size", "candidates"),
-        [
-            (
-                format_seconds(choice.costs[latency_on(device)]),
-                f"{choice.loss:.4f}",
-                format_bytes(round(choice.costs[SIZE])),
-                "  ".join("own" if c.spec.is_own else str(c.spec) for c in found.candidates(choice)),
-            )
-            for choice in shown
-        ],
-    )
-    if len(shown) < len(front):
-        report.note(f"{len(shown)} of {len(front)} networks on the front; --json lists all.", quiet)
-
-
-def _front_json(front: list[Choice], found: SpaceProblem, device: str) -> dict[str, object]:
-    if not front:
-        return {}
-    return {
-        "front": [
-            {
-                "latency_s": choice.costs[latency_on(device)],
-                "size_bytes": round(choice.costs[SIZE]),
-                "loss": choice.loss,
-                "candidates": [f"{c.spec}@{c.scheme}" for c in found.candidates(choice)],
-            }
-            for choice in front
-        ]
-    }
-
-
-def _draw(path: Path, found: SpaceProblem, front: list[Choice], choice: Choice, device: str) -> None:
-    metric = latency_on(device)
-    own = found.own()
-    limit = {c.metric: c.limit for c in found.problem.constraints}.get(metric)
-    report.front_plot(
-        path,
-        [(c.costs[metric], c.loss) for c in front],
-        chosen=(choice.costs[metric], choice.loss),
-        teacher=(found.teacher[metric], own.loss) if own else None,
-        title=f"Space {found.space.name}: {found.space.networks:,} networks, the best of them on {device}",
-        limit_s=limit,
-    )
+    return (metric, *dict.fromkeys(over))

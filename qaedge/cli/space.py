@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import msgspec
+import typer
 
 from qaedge import report
 from qaedge.cli import options
 from qaedge.cli.resolve import current_space
-from qaedge.device import known_devices
+from qaedge.device import known_devices, load_devices, table_name
 from qaedge.project import Workspace
+from qaedge.runtime import FORMATS
 from qaedge.space import SearchSpace
 from qaedge.tables import LatencyTable, LossTable, anchor_key, table_keys
 
@@ -42,12 +44,19 @@ class Listing(msgspec.Struct, frozen=True):
     blocks: tuple[BlockRow, ...]
 
 
-def run(project: options.Project = None, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
+def run(
+    context: typer.Context,
+    project: options.Project = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
     """List the search space: candidates per block, networks in all, rows missing in each table.
 
     The space file is resolved against the teacher where anything changed since the last time; that
     needs the extra `nn`.
     """
+    if context.invoked_subcommand is not None:  # `qaedge space check`
+        return
     workspace = Workspace.open(project)
     listing = look(workspace, current_space(workspace))
     if as_json:
@@ -82,7 +91,7 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         if missing:
             report.note(
                 f"{missing} latencies are missing on {device}, or of another state of it: "
-                f"qaedge profile --device {device}",
+                f"qaedge profile --device {device.replace(' as ', ' --runtime ')}",
                 quiet,
             )
 
@@ -93,9 +102,18 @@ def look(workspace: Workspace, space: SearchSpace) -> Listing:
     A latency that was measured in another state of the device than the newest counts as missing.
     """
     losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
-    names = [workspace.project.device]
+    wanted = workspace.project.device
+    # Boards that share the work share a table; one alone may be unknown here, as where it is not set up yet.
+    names = [table_name(load_devices(wanted)) if "," in wanted else wanted]
     names += [name for name in known_devices() if name not in names and workspace.latency_file(name).exists()]
-    tables = {name: LatencyTable(name, LatencyTable.store(workspace.latency_file(name)).rows()) for name in names}
+    tables = {}
+    for name in names:
+        stored = list(LatencyTable.store(workspace.latency_file(name)).rows())
+        # A device has a table for each format that was measured on it; the usual one is missed where there is none.
+        formats = [f for f in FORMATS if any(row.format == f for row in stored)] or [*FORMATS[:1]]
+        for file_format in formats:
+            table = LatencyTable(name, stored, file_format)
+            tables[f"{name}{table.as_format}"] = table
     there = {name: table.rows.keys() - table.mixed(table_keys(space)).keys() for name, table in tables.items()}
     unique = {candidate.key for candidate in space.unique()}
     schemes = {str(candidate.scheme) for candidate in space.unique()}

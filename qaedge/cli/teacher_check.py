@@ -8,7 +8,8 @@ import typer
 
 from qaedge import report
 from qaedge.cli import options
-from qaedge.cli.resolve import need_nn
+from qaedge.cli.resolve import need_nn, warn_untrained
+from qaedge.errors import UnsupportedOperator
 from qaedge.project import Workspace
 
 EXAMPLES = ("qaedge teacher check", "qaedge teacher check --no-miou --json")
@@ -20,7 +21,7 @@ def run(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Print the teacher's blocks, shapes, parameters, MACs and mIoU.
+    """Print the teacher's blocks, shapes, parameters, MACs and mIoU, and whether it can be exported.
 
     Needs the extra `nn`.
     """
@@ -29,9 +30,15 @@ def run(
     from qaedge.nn.data import open_split
     from qaedge.nn.metrics import evaluate
     from qaedge.nn.teacher import block_costs, load_teacher
+    from qaedge.nn.tracing import trace
 
-    teacher = load_teacher(workspace)
+    teacher = load_teacher(workspace, untrained=True)
     costs = block_costs(teacher)
+    obstacle: UnsupportedOperator | None = None
+    try:
+        trace(teacher.module, teacher.input_shape)
+    except UnsupportedOperator as problem:
+        obstacle = problem
     data = workspace.project.data
     confusion = None
     if miou:
@@ -40,8 +47,16 @@ def run(
         for step in report.progress(evaluate(teacher.module, split), "evaluating", quiet):
             confusion = step.result
         classes = split.classes
+    warn_untrained(workspace)
     if as_json:
-        value: dict[str, object] = {"digest": teacher.digest, "input_shape": teacher.input_shape, "blocks": costs}
+        value: dict[str, object] = {
+            "digest": teacher.digest,
+            "input_shape": teacher.input_shape,
+            "blocks": costs,
+            "exportable": obstacle is None,
+        }
+        if obstacle is not None:
+            value["obstacle"] = str(obstacle)
         if confusion is not None:
             value["miou"] = confusion.miou
             value["iou"] = {name: float(iou) for name, iou in zip(classes, confusion.iou, strict=True)}
@@ -70,3 +85,5 @@ def run(
                 "teacher.weights is empty, so these are fresh, untrained weights. "
                 "Name a file there, or train one: qaedge teacher train"
             )
+    if obstacle is not None:
+        report.warn(f"As it is, this network cannot be exported, so it cannot be measured. {obstacle}")

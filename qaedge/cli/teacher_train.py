@@ -11,7 +11,7 @@ import typer
 from qaedge import report
 from qaedge.cli import options
 from qaedge.cli.resolve import need_nn
-from qaedge.errors import UsageError
+from qaedge.errors import MissingFile, UsageError
 from qaedge.project import Workspace
 
 EXAMPLES = (
@@ -76,6 +76,8 @@ def run(
     path = output or workspace.path(given.weights)
     if path.suffix != ".safetensors":
         raise UsageError(f"Weights are written as safetensors, not to {path}.", "Pass --output NAME.safetensors.")
+    if weights is not None and not weights.exists():
+        raise MissingFile(f"No file {weights}.", "Name with --from the weights to start from, or leave it out.")
     start = str(weights.resolve()) if weights is not None else given.weights
     if weights is None and start and not workspace.path(start).exists():
         report.note(f"{start} is not there yet: the teacher starts from scratch.", quiet)
@@ -83,6 +85,7 @@ def run(
     workspace = Workspace(
         workspace.root,
         msgspec.structs.replace(workspace.project, teacher=msgspec.structs.replace(given, weights=start)),
+        workspace.file,
     )
     config = msgspec.structs.replace(workspace.project.finetune, epochs=epochs)
     if guidance is not None:

@@ -9,79 +9,37 @@ from __future__ import annotations
 import contextlib
 import getpass
 import platform
-import queue
 import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.resources import files
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 
-from qaedge.device import RUNTIMES, Device
+from qaedge.device import Device
 from qaedge.errors import (
     AgentFailed,
-    AgentKilled,
     DeviceBusy,
-    DeviceLost,
     DiskFull,
     MeasurementError,
     ProtocolError,
 )
 from qaedge.hil import frames
+from qaedge.hil.bootstrap import BOOTSTRAP, agent_files
+from qaedge.hil.inbox import Inbox
 from qaedge.hil.target import Remote, Target
+from qaedge.runtime import RUNTIMES
 
 M = TypeVar("M", bound=frames.Message)
 
-#: Reads the agent's files from its input into a private folder and runs them under the guard.
-#: Standard library only, no quotes that a shell would see, and never a word that depends on a file.
-BOOTSTRAP = """
-import sys
-sys.path[:] = [p for p in sys.path if p]
-sys.dont_write_bytecode = True
-import json, os, re, shutil, struct, tempfile
-def read(n):
-    data = b""
-    while len(data) < n:
-        more = os.read(0, n - len(data))
-        if not more:
-            sys.exit(1)
-        data += more
-    return data
-os.umask(63)
-length, kind = struct.unpack(">IB", read(5))
-if kind != 74 or length > 1 << 20:
-    sys.exit(1)
-files = json.loads(read(length).decode())["files"]
-folder = tempfile.mkdtemp(prefix="qaedge-")
-try:
-    for name, text in files.items():
-        if not re.fullmatch("[a-z_]+[.]py", name):
-            sys.exit(1)
-        with open(os.path.join(folder, name), "wb") as file:
-            file.write(text.encode())
-    sys.path.insert(0, folder)
-    import agent, guard
-    status = guard.run(agent.main, folder)
-finally:
-    shutil.rmtree(folder, ignore_errors=True)
-sys.exit(status)
-"""
-
-_ERROR_TAIL = 1 << 14
+#: How long a silence of the host the agent bears [s], and how often the host says in that time that it lives.
+HOST_PATIENCE_S, _BEATS = 25.0, 5
 _HAS_NONE = f"This version measures with {', '.join(RUNTIMES)}: name it under runtimes in the device's description."
 #: How many heartbeats may be missing before a device is lost.
 _MISSED = 3
-
-
-def profilers_folder() -> Path:
-    """Return the folder with the agent's files: in the package, or beside it in a checkout."""
-    package = Path(str(files("qaedge")))
-    inside = package / "profilers"
-    return inside if inside.is_dir() else package.parent / "profilers"
 
 
 class AgentSession:
@@ -96,18 +54,22 @@ class AgentSession:
         wait_s: float = 0.0,
         heartbeat_s: float = 2.0,
         start_timeout_s: float = 60.0,
+        host_patience_s: float = HOST_PATIENCE_S,
         lock: bool = True,
+        runtime: bool = True,
     ) -> None:
         """Start the agent and take the device's lock.
 
         Args:
-            device: which device it is; its name is the name of the lock.
+            device: which device it is, as its description says.
             target: how to get there.
             folder: other files for the agent than the ones that come with the package.
             wait_s: how long to wait where somebody else measures.
             heartbeat_s: how often the agent says that it lives; three missed are too many.
             start_timeout_s: how long the agent may take to import its runtime.
+            host_patience_s: how long the agent bears a silence of ours, before it ends and the lock is free.
             lock: whether to take the lock; without it the agent has only said hello, and measures nothing.
+            runtime: whether one of the device's runtimes has to be there.
 
         Raises:
             AgentFailed, DeviceLost, DeviceBusy, ProtocolError.
@@ -115,25 +77,19 @@ class AgentSession:
         self.device = device
         self.measuring_s = 0.0  # time inside warm-ups and samples, as the agent counted it
         self._target = target
-        self._queue: queue.Queue[frames.Message | MeasurementError | None] = queue.Queue()
-        self._errors = bytearray()
-        self._patience_s = start_timeout_s
-        self._patience_when_ready_s = _MISSED * heartbeat_s
-        self._greeted = False
-        self._process: Remote = target.run([target.python, "-u", "-c", BOOTSTRAP])
-        self._threads = [
-            threading.Thread(target=work, name=f"qaedge {work.__name__}", daemon=True)
-            for work in (self._read, self._read_errors)
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._open = True
+        self._host_patience_s = host_patience_s
+        self._writing = threading.Lock()
+        self._closing = threading.Event()
+        self._process: Remote = target.run_python(BOOTSTRAP)
+        patience_s = device.patience_s or _MISSED * heartbeat_s
+        self._inbox = Inbox(self._process, device.name, target.python, max(start_timeout_s, patience_s), patience_s)
         try:
-            texts = {path.name: path.read_text("utf-8") for path in sorted((folder or profilers_folder()).glob("*.py"))}
-            self._send({"files": texts})
-            self.hello: frames.Hello = self._greet()
-            self._greeted = True
+            self._send({"files": agent_files(folder)})
+            self.hello: frames.Hello = self._greet(runtime)
             if lock:
                 self._begin(wait_s, heartbeat_s)
+                threading.Thread(target=self._beat, name="qaedge beat", daemon=True).start()
         except BaseException:
             self.close()
             raise
@@ -150,17 +106,17 @@ class AgentSession:
 
     def close(self) -> None:
         """End the agent, whatever it is doing; its folder and its processes are gone when this returns."""
-        if not self._threads:
+        if not self._open:
             return
+        self._open = False
+        self._closing.set()
         with contextlib.suppress(OSError):
             self._process.write(frames.pack({"type": "shutdown"}))
         with contextlib.suppress(OSError):
             self._process.close_input()
         if self._process.wait(5.0) is None:
             self._process.kill()
-        for thread in self._threads:
-            thread.join(5.0)
-        self._threads = []
+        self._inbox.join()
         self._process.close()
         self._target.close()
 
@@ -191,9 +147,30 @@ class AgentSession:
         """Let the device forget files."""
         self._send({"type": "drop", "sha256": list(hashes)})
 
-    def measure(
-        self, order: Mapping[str, Any]
-    ) -> Iterator[frames.Samples | frames.Measured | frames.Failed | frames.Round]:
+    def ask(self, message: Mapping[str, Any], answer: type[M]) -> M:
+        """Send a message and return its answer; raise ProtocolError where another one comes."""
+        self._send(dict(message))
+        return self._expect(answer)
+
+    def follow(
+        self, message: Mapping[str, Any], between: type[frames.Message], *ends: type[frames.Message]
+    ) -> Iterator[frames.Message]:
+        """Send a message that starts long work; yield what comes, of kind `between`, until one of `ends` has come."""
+        self._send(dict(message))
+        while True:
+            found = self._receive()
+            if not isinstance(found, (between, *ends)):
+                raise self._unexpected(found, between.__name__.lower())
+            yield found
+            if isinstance(found, ends):
+                return
+
+    def conditions(self) -> dict[str, Any]:
+        """Return all that the agent can tell of its board now: `facts` and `readings`."""
+        found = self.ask({"type": "conditions"}, frames.Conditions)
+        return {"facts": frames.cleaned(found.facts), "readings": frames.cleaned(found.readings)}
+
+    def measure(self, order: Mapping[str, Any]) -> Iterator[frames.Result]:
         """Have a chunk measured; yield what the agent says until its end-of-result frame.
 
         A caller that stops early cancels the chunk; the session can be used again.
@@ -206,7 +183,7 @@ class AgentSession:
                 if isinstance(message, frames.Done):
                     done = True
                     self.measuring_s += message.measuring_ns * 1e-9
-                elif isinstance(message, frames.Samples | frames.Measured | frames.Failed | frames.Round):
+                elif isinstance(message, frames.Result):
                     yield message
                 else:
                     raise self._unexpected(message, "results")
@@ -214,14 +191,14 @@ class AgentSession:
             done = True
             raise
         finally:
-            if not done and self._threads:
+            if not done and self._open:
                 # Where the device is lost meanwhile, the next call says so.
                 with contextlib.suppress(MeasurementError):
                     self._send({"type": "cancel"})
                     while not isinstance(self._receive(), frames.Done):
                         pass
 
-    def _greet(self) -> frames.Hello:
+    def _greet(self, runtime: bool) -> frames.Hello:
         hello = self._expect(frames.Hello)
         if hello.protocol != frames.PROTOCOL:
             raise ProtocolError(
@@ -234,13 +211,13 @@ class AgentSession:
         hello = msgspec.structs.replace(hello, **texts, **tables)
         self._check_facts(hello)
         wanted = self.device.runtimes
-        if not any(name in hello.runtimes for name in wanted):
+        if runtime and not any(name in hello.runtimes for name in wanted):
             known = [name for name in wanted if name in RUNTIMES]
             reasons = "; ".join(f"{name}: {hello.runtime_failures.get(name, 'unknown here')}" for name in wanted)
             reasons = reasons or "Its description names none"
             raise AgentFailed(
                 f"No runtime on {self.device.name} ({hello.executable}, Python {hello.python}). {reasons}.",
-                f"Install one there: {hello.executable} -m pip install {known[0]}" if known else _HAS_NONE,
+                "\n".join(RUNTIMES[name].advice.format(python=hello.executable) for name in known) or _HAS_NONE,
             )
         return hello
 
@@ -262,8 +239,16 @@ class AgentSession:
     def _begin(self, wait_s: float, heartbeat_s: float) -> None:
         until = time.monotonic() + wait_s
         while True:
-            holder = f"{_user()}@{platform.node()}"
-            self._send({"type": "begin", "device": self.device.name, "heartbeat_s": heartbeat_s, "holder": holder})
+            holder = owner()
+            self._send(
+                {
+                    "type": "begin",
+                    "device": self.device.name,
+                    "heartbeat_s": heartbeat_s,
+                    "host_patience_s": self._host_patience_s,
+                    "holder": holder,
+                }
+            )
             message = self._receive()
             if isinstance(message, frames.Ready):
                 return
@@ -271,6 +256,8 @@ class AgentSession:
                 raise self._unexpected(message, "ready or busy")
             if time.monotonic() >= until:
                 who = _clean_table(message.holder)
+                if "owner" in who:
+                    raise leased(self.device.name, who)
                 raise DeviceBusy(
                     f"{who.get('user', 'Somebody')} is measuring on {self.device.name} "
                     f"(process {who.get('pid', 'unknown')}, for {who.get('holder', 'an unknown host')}).",
@@ -302,11 +289,21 @@ class AgentSession:
 
     def _write(self, data: bytes) -> None:
         try:
-            self._process.write(data)
+            with self._writing:
+                self._process.write(data)
         except (OSError, ValueError):
             # Nobody reads: the reader knows why, or is about to.
             while True:
                 self._receive()
+
+    def _beat(self) -> None:
+        """Tell the agent that its host lives, or it would hold the device for a host whose cable was pulled."""
+        while not self._closing.wait(self._host_patience_s / _BEATS):
+            try:
+                with self._writing:
+                    self._process.write(frames.pack({"type": "alive"}))
+            except (OSError, ValueError):
+                return
 
     def _expect(self, kind: type[M]) -> M:
         message = self._receive()
@@ -316,77 +313,44 @@ class AgentSession:
 
     def _unexpected(self, message: frames.Message, wanted: str) -> ProtocolError:
         return ProtocolError(
-            f"{self.device.name} said {type(message).__name__.lower()!r} where {wanted} was due.", self._complaint()
+            f"{self.device.name} said {type(message).__name__.lower()!r} where {wanted} was due.",
+            self._inbox.complaint(),
         )
 
     def _receive(self) -> frames.Message:
         """Return the next message, or raise what ended the session; once ended, always."""
-        item = self._queue.get()
-        if item is None:
-            item = self._ended()
-        elif isinstance(item, frames.Error):
-            item = AgentFailed(f"The agent on {self.device.name} failed: {frames.clean(item.text)}.", self._complaint())
-        if isinstance(item, MeasurementError):
-            self._queue.put(item)
-            raise item
-        return item
-
-    def _ended(self) -> MeasurementError:
-        status = self._process.wait(2.0)
-        how = "its connection ended" if status is None else f"exit status {status}"
-        if status is not None and status > 128:
-            how = f"signal {status - 128}"
-        if not self._greeted:
-            return AgentFailed(
-                f"The agent could not start on {self.device.name} ({self._target.python}): {how}.",
-                self._complaint() or "Is that a Python from 3.8, on Linux?",
-            )
-        return AgentKilled(
-            f"The agent on {self.device.name} ended without a word: {how}.",
-            self._complaint() or "What was finished is kept; run the same command again for the rest.",
-        )
-
-    def _complaint(self) -> str:
-        lines = bytes(self._errors).decode(errors="replace").strip().splitlines()
-        return "\n".join(f"The device says: {frames.clean(line)[:300]}" for line in lines[-5:])
-
-    def _read(self) -> None:
-        """The reader thread: every message into the queue; a silence that is too long is the end."""
-        splitter = frames.Splitter()
-        try:
-            while data := self._process.read(self._patience_s):
-                for message in splitter.feed(data):
-                    if isinstance(message, frames.Ready):  # from here on there are heartbeats
-                        self._patience_s = self._patience_when_ready_s
-                    if not isinstance(message, frames.Heartbeat):
-                        self._queue.put(message)
-        except TimeoutError:
-            silence = f"nothing came for {self._patience_s:g} s"
-            self._queue.put(
-                DeviceLost(
-                    f"{self.device.name} is lost: {silence}.",
-                    "Check its power and its cable. What was finished is kept; run the same command again.",
-                )
-            )
-            self._process.kill()
-        except MeasurementError as error:
-            self._queue.put(error)
-            self._process.kill()
-        except OSError as error:
-            self._queue.put(DeviceLost(f"The connection to {self.device.name} ended: {error}."))
-        else:
-            self._queue.put(None)
-
-    def _read_errors(self) -> None:
-        """The other thread: always drained, or a runtime that complains a lot would block; the end is kept."""
-        with contextlib.suppress(OSError):
-            while data := self._process.read_error():
-                self._errors += data
-                del self._errors[:-_ERROR_TAIL]
+        return self._inbox.receive()
 
 
 def _clean_table(table: Mapping[str, str]) -> dict[str, str]:
     return {frames.clean(key): frames.clean(value) for key, value in table.items()}
+
+
+def owner() -> str:
+    """Return who we are to others who use the same device."""
+    return f"{_user()}@{platform.node()}"
+
+
+def leased(device: str, who: Mapping[str, str]) -> DeviceBusy:
+    """Return the error for a device that somebody has for himself."""
+    return DeviceBusy(
+        f"{who['owner']} has {device} for himself{left(who)}.",
+        f"Wait (--wait), or ask. If nobody needs that any more: qaedge device unlock {device} --force",
+    )
+
+
+def left(who: Mapping[str, str]) -> str:
+    """Say for how long yet somebody has a device, to go on after that; nothing where that is not known."""
+    found = who.get("left_s", "")
+    return f", for another {_minutes(found)}" if found else ""
+
+
+def _minutes(seconds: str) -> str:
+    try:
+        minutes = float(seconds) / 60
+    except ValueError:
+        return "while"
+    return f"{minutes:.0f} min" if minutes >= 1 else "minute"
 
 
 def _user() -> str:

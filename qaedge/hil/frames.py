@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
 from qaedge.errors import ProtocolError
 
-PROTOCOL = 1
+PROTOCOL = 2
 HEADER = struct.Struct(">IB")  # length of what follows, type
 JSON, BYTES = ord("J"), ord("B")
 LIMITS = {JSON: 1 << 20, BYTES: 1 << 16}
@@ -20,6 +20,9 @@ LIMITS = {JSON: 1 << 20, BYTES: 1 << 16}
 Nanoseconds = Annotated[int, msgspec.Meta(gt=0, lt=3600 * 10**9)]
 NanosecondsOrZero = Annotated[int, msgspec.Meta(ge=0, lt=24 * 3600 * 10**9)]
 Count = Annotated[int, msgspec.Meta(ge=0, lt=10**12)]
+#: What is measured and is no time.
+Positive = Annotated[float, msgspec.Meta(gt=0, lt=1e18)]
+PositiveOrZero = Annotated[float, msgspec.Meta(ge=0, lt=1e18)]
 Size = Annotated[int, msgspec.Meta(ge=0, lt=2**50)]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
 Hash = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
@@ -47,6 +50,12 @@ class Hello(msgspec.Struct, frozen=True, tag_field="type", tag="hello"):
     governor: dict[Text, Text] = {}
     clock_limits_khz: dict[Text, Text] = {}
     memory_bytes: Size | None = None
+    libc: Text = ""
+    bits: Count | None = None
+    raspberry: Text = ""
+    power_mode: Text = ""
+    power_rails: Text = ""
+    no_power: Text = ""
 
 
 class Busy(msgspec.Struct, frozen=True, tag_field="type", tag="busy"):
@@ -84,13 +93,19 @@ class Refused(msgspec.Struct, frozen=True, tag_field="type", tag="refused"):
 
 
 class Samples(msgspec.Struct, frozen=True, tag_field="type", tag="samples"):
-    """One round of one candidate; a sample is the time of `repeats` runs, a warm-up the time of one."""
+    """One round of one candidate; a sample is the time of `repeats` runs, a warm-up the time of one.
+
+    Samples are raw; `scale` is what they are multiplied by for the board's drift. A round that is
+    `tainted` does not count, and comes again under the same number.
+    """
 
     id: Count
     number: Count
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10**7)]
     warmup_ns: list[NanosecondsOrZero]
     samples_ns: Annotated[list[Nanoseconds], msgspec.Meta(min_length=1)]
+    scale: Annotated[float, msgspec.Meta(gt=0.5, lt=2.0)] = 1.0
+    tainted: list[Text] = []
 
 
 class Measured(msgspec.Struct, frozen=True, tag_field="type", tag="measured"):
@@ -109,6 +124,12 @@ class Measured(msgspec.Struct, frozen=True, tag_field="type", tag="measured"):
     switches: Count | None = None
     waited_ns: NanosecondsOrZero | None = None
     peak_bytes: Size | None = None
+    during: Reading = {}
+    reference_ns: Positive | None = None
+    instructions: Positive | None = None
+    cycles: Positive | None = None
+    energy: dict[Text, PositiveOrZero] | None = None
+    delegate: Text = ""
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed"):
@@ -126,6 +147,30 @@ class Round(msgspec.Struct, frozen=True, tag_field="type", tag="round"):
     number: Count
     of: Count
     left: Count
+    tainted: list[Text] = []
+
+
+class Cooling(msgspec.Struct, frozen=True, tag_field="type", tag="cooling"):
+    """Nothing is measured, until the board is fit for it; said at most once a second."""
+
+    reasons: list[Text]
+    waited_s: Annotated[float, msgspec.Meta(ge=0, lt=10**6)]
+    temperature_c: Annotated[float, msgspec.Meta(gt=-100, lt=300)] | None = None
+
+
+class Energy(msgspec.Struct, frozen=True, tag_field="type", tag="energy"):
+    """A time whose power is of interest begins or ends: `phase` is idle, or busy with candidate `id`."""
+
+    phase: Text
+    begins: bool
+    id: Count | None = None
+
+
+class Conditions(msgspec.Struct, frozen=True, tag_field="type", tag="conditions"):
+    """All that the agent can tell of its board."""
+
+    facts: dict[Text, bool | int | float | Text | list[Text]]
+    readings: Reading
 
 
 class Done(msgspec.Struct, frozen=True, tag_field="type", tag="done"):
@@ -135,6 +180,86 @@ class Done(msgspec.Struct, frozen=True, tag_field="type", tag="done"):
     failed: Count
     measuring_ns: NanosecondsOrZero
     cancelled: bool
+
+
+class Board(msgspec.Struct, frozen=True, tag_field="type", tag="board"):
+    """What setting up has to know of a board, who measures there, and who has leased it."""
+
+    libc: Text
+    libc_version: Text
+    base_python: Text
+    home: Text
+    tmp: Text
+    route: bool
+    installed: dict[Text, Text]
+    holder: dict[Text, Text]
+    lease: dict[Text, Text]
+    home_free_bytes: Size | None = None
+    tmp_free_bytes: Size | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, tag_field="type", tag="progress"):
+    """A line of what is being done."""
+
+    text: Text
+
+
+class Installed(msgspec.Struct, frozen=True, tag_field="type", tag="installed"):
+    """An environment was made, and its runtimes were imported there."""
+
+    versions: dict[Text, Text]
+    folder: Text
+
+
+class NotInstalled(msgspec.Struct, frozen=True, tag_field="type", tag="not_installed"):
+    """Nothing was installed: `stage` is disk, python, pip, import or busy."""
+
+    stage: Text
+    text: Text
+
+
+class Output(msgspec.Struct, frozen=True, tag_field="type", tag="output"):
+    """A piece of one output of an inference, in base64."""
+
+    number: Count
+    data: Annotated[str, msgspec.Meta(max_length=1 << 19)]
+
+
+class Described(msgspec.Struct, frozen=True):
+    """A tensor: its name, numpy's word for its type, its shape."""
+
+    name: Text
+    dtype: Text
+    shape: tuple[Count, ...]
+
+
+class Inferred(msgspec.Struct, frozen=True, tag_field="type", tag="inferred"):
+    """The end of an inference's outputs, and what each of them is."""
+
+    outputs: list[Described]
+
+
+class NotInferred(msgspec.Struct, frozen=True, tag_field="type", tag="not_inferred"):
+    """The runtime refused the file or its inputs, or the process that ran it died: `kind` as in Failed."""
+
+    kind: Text
+    text: Text
+
+
+class Tuned(msgspec.Struct, frozen=True, tag_field="type", tag="tuned"):
+    """The commands that bring a board where it should be, how many of them ran, and what stopped them."""
+
+    commands: list[Text]
+    ran: Count
+    failed: Text
+    needs_password: bool
+    notes: list[Text]
+
+
+class Leased(msgspec.Struct, frozen=True, tag_field="type", tag="leased"):
+    """Who has the board now, and for how long yet; empty: nobody."""
+
+    holder: dict[Text, Text]
 
 
 class Error(msgspec.Struct, frozen=True, tag_field="type", tag="error"):
@@ -147,6 +272,8 @@ class Bye(msgspec.Struct, frozen=True, tag_field="type", tag="bye"):
     """The agent ends because it was told to."""
 
 
+#: What is said while a chunk is measured, before `done`.
+Result: TypeAlias = Samples | Measured | Failed | Round | Cooling | Energy
 Message: TypeAlias = (
     Hello
     | Busy
@@ -159,7 +286,19 @@ Message: TypeAlias = (
     | Measured
     | Failed
     | Round
+    | Cooling
+    | Energy
+    | Conditions
     | Done
+    | Board
+    | Progress
+    | Installed
+    | NotInstalled
+    | Output
+    | Inferred
+    | NotInferred
+    | Tuned
+    | Leased
     | Error
     | Bye
 )
@@ -219,7 +358,7 @@ class Splitter:
             yield message
 
 
-def cleaned(reading: Reading) -> dict[str, Any]:
+def cleaned(reading: Mapping[str, Any]) -> dict[str, Any]:
     """Return a reading with its texts cleaned."""
     return {clean(key): _cleaned(value) for key, value in reading.items()}
 
@@ -227,4 +366,6 @@ def cleaned(reading: Reading) -> dict[str, Any]:
 def _cleaned(value: Any) -> Any:
     if isinstance(value, dict):
         return {clean(key): _cleaned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_cleaned(inner) for inner in value]
     return clean(value) if isinstance(value, str) else value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,31 +14,33 @@ import msgspec
 from qaedge.artifact import Artifact
 from qaedge.device import Device
 from qaedge.errors import (
-    AgentFailed,
     CandidateCrashed,
     CandidateFailed,
     CandidateTimeout,
-    InvalidFile,
     MeasurementError,
     ProtocolError,
     QaedgeError,
+    UsageError,
 )
-from qaedge.files import read_bytes
 from qaedge.hil import frames
 from qaedge.hil.agent import AgentSession
-from qaedge.hil.onnx_file import external_tensor
+from qaedge.hil.connect import target_for
+from qaedge.hil.contents import contents_of
+from qaedge.hil.given import Inputs, described
+from qaedge.hil.meter import Meter
+from qaedge.hil.runtimes import options_for, runtime_for
 from qaedge.hil.settings import Settings
-from qaedge.hil.target import LocalTarget, Target
-from qaedge.measurement import Measurement
+from qaedge.hil.target import Target
+from qaedge.measurement import DOUBTS, Measurement
 from qaedge.progress import Step
 
 __all__ = ["AgentSession", "Failed", "Measured", "Settings", "measure", "open_session"]
 
-#: A file's format -> the runtime that measures it.
-RUNTIMES = {"onnx": "onnxruntime"}
-_FAILURES: dict[str, type[MeasurementError]] = {"crashed": CandidateCrashed, "timeout": CandidateTimeout}
+FAILURES: dict[str, type[MeasurementError]] = {"crashed": CandidateCrashed, "timeout": CandidateTimeout}
+#: How many standard errors above rest a candidate's power must be to be told from it.
+_SIGMAS = 3.0
 #: What a fingerprint takes from the conditions; the rest of it are facts (R15).
-_FINGERPRINT = ("boot_id", "governor", "clock_limits_khz")
+_FINGERPRINT = ("boot_id", "governor", "clock_limits_khz", "gpu_clock_limits_khz")
 
 
 class Measured(msgspec.Struct, frozen=True):
@@ -57,18 +60,11 @@ class Failed(msgspec.Struct, frozen=True):
 def open_session(device: Device, target: Target | None = None, wait_s: float = 0.0, lock: bool = True) -> AgentSession:
     """Start the agent on a device; use it in a `with` statement.
 
-    Without a target the device is this machine. `wait_s` is how long to wait where somebody else
+    Without a target it is reached as its description says. `wait_s` is how long to wait where somebody else
     measures there. Without `lock` only the greeting can be read, also while somebody measures.
-    Raises AgentFailed, DeviceLost, DeviceBusy or ProtocolError.
+    Raises Unreachable and its kin, AgentFailed, DeviceLost, DeviceBusy or ProtocolError.
     """
-    if target is None:
-        if device.connection != "local":
-            raise AgentFailed(
-                f"{device.name} is reached by {device.connection!r}, and no target was given.",
-                "This version measures on the machine it runs on: --device local.",
-            )
-        target = LocalTarget()
-    return AgentSession(device, target, wait_s=wait_s, lock=lock)
+    return AgentSession(device, target or target_for(device), wait_s=wait_s, lock=lock)
 
 
 def measure(
@@ -78,17 +74,65 @@ def measure(
     threads: int,
     seed: int = 0,
     interleave: bool = False,
+    inputs: Inputs | None = None,
 ) -> Iterator[Step]:
     """Measure files; yield a Step with Measured or Failed as soon as each is final, and one per round without.
 
     Files with equal content are measured once. `interleave` is for comparing: all files in one
     chunk, each in every round, `settings.interleaved_rounds` of them, there and back again (ABBA), so
-    that the round medians of two files are pairs; there, equal files are measured apart.
+    that the round medians of two files are pairs; there, equal files are measured apart. With
+    `settings.energy`, each file that is measured then loops for a while, for its energy (R16).
+    Files of different formats take turns, too, each with the runtime that is the first for it. `inputs` are
+    what they get instead of random numbers, each file those of its own names.
 
-    Raises DeviceLost, AgentKilled, AgentFailed or ProtocolError where the device is gone; what was
-    yielded before stands.
+    Raises UsageError where there are more threads than the device has cores; MeasurementError where
+    energy is asked for and nothing can measure it; DeviceLost,
+    AgentKilled, AgentFailed or ProtocolError where the device is gone; what was yielded before stands.
     """
-    work = _Work(session, settings, threads, seed, interleave, total=len(artifacts))
+    cores = session.hello.cores
+    if threads > cores:
+        raise UsageError(
+            f"{threads} threads were asked for, and {session.device.name} has "
+            f"{cores} core{'s' if cores > 1 else ''}: they would wait for each other.",
+            f"Give at most {cores}: --threads {cores}",
+        )
+    settings = settings.on(session.device)
+    with _meter(session, settings) as meter:
+        items, contents = described(inputs) if inputs is not None else (None, {})
+        work = _Work(session, settings, threads, seed, interleave, len(artifacts), meter, items)
+        absent = session.missing(contents)
+        if absent:
+            session.put({sha256: contents[sha256] for sha256 in absent})
+        yield from _chunks(work, session, artifacts, settings, seed, interleave)
+        if absent:
+            session.drop(absent)
+
+
+@contextlib.contextmanager
+def _meter(session: AgentSession, settings: Settings) -> Iterator[Meter | None]:
+    """Give the external meter, where there is one to be used; raise MeasurementError where there is none at all."""
+    if not settings.energy:
+        yield None
+    elif settings.meter:
+        with Meter(settings.meter) as meter:
+            yield meter
+    elif session.hello.power_rails:
+        yield None
+    else:
+        raise MeasurementError(
+            f"{session.device.name} has no sensor for its power: {session.hello.no_power or 'none was found'}.",
+            "Measure at its supply with an external meter: --meter COMMAND (docs/measuring.md), or leave out --energy.",
+        )
+
+
+def _chunks(
+    work: _Work,
+    session: AgentSession,
+    artifacts: Sequence[Artifact],
+    settings: Settings,
+    seed: int,
+    interleave: bool,
+) -> Iterator[Step]:
     groups: list[list[Artifact]] = [[a] for a in artifacts] if interleave else _equal(artifacts)
     there: dict[str, bytes] = {}
     chunk = len(groups) if interleave else settings.chunk
@@ -122,54 +166,42 @@ def _equal(artifacts: Sequence[Artifact]) -> list[list[Artifact]]:
 
 def _read(session: AgentSession, artifact: Artifact) -> bytes:
     """Return a file that may be sent; raise MissingFile, InvalidFile, CandidateFailed or AgentFailed."""
-    runtime = RUNTIMES.get(artifact.format)
-    if runtime is None:
-        raise CandidateFailed(
-            f"{artifact.name}: no runtime measures {artifact.format or 'unknown'!r} files.",
-            f"Known: {', '.join(RUNTIMES)}.",
-        )
-    if runtime not in session.hello.runtimes:
-        why = session.hello.runtime_failures.get(runtime, "it is not there")
-        raise AgentFailed(
-            f"{artifact.name} needs {runtime} on {session.device.name}: {why}.",
-            f"Install it there: {session.hello.executable} -m pip install {runtime}",
-        )
-    path = Path(artifact.path)
-    data = read_bytes(path)
-    found = hashlib.sha256(data).hexdigest()
-    if found != artifact.sha256:
-        raise InvalidFile(
-            path, "", f"the content {artifact.sha256[:12]}", found[:12], "It was changed; export it again."
-        )
-    name = external_tensor(data)
-    if name is not None:
-        raise CandidateFailed(
-            f"{artifact.name}: the tensor {frames.clean(name)[:80]!r} lies in another file.",
-            "Only the file itself goes to a device. Save it as one: "
-            "onnx.save(onnx.load(path), path, save_as_external_data=False).",
-        )
-    return data
+    runtime_for(session, artifact)
+    return contents_of(artifact)
 
 
 class _Work:
     """One call of `measure`: what is the same for all its chunks, and how many files are final."""
 
     def __init__(
-        self, session: AgentSession, settings: Settings, threads: int, seed: int, interleave: bool, total: int
+        self,
+        session: AgentSession,
+        settings: Settings,
+        threads: int,
+        seed: int,
+        interleave: bool,
+        total: int,
+        meter: Meter | None,
+        inputs: list[dict[str, Any]] | None = None,
     ) -> None:
         self._session = session
         self._settings = settings
         self._threads = threads
         self._interleave = interleave
         self._total = total
+        self._meter = meter
         self._done = 0
         self._stored = {
             **msgspec.to_builtins(settings),
+            "meter": list(settings.meter),
             "threads": threads,
             "pin": session.device.pin,
             "seed": seed,
             "interleave": interleave,
         }
+        self._inputs = inputs
+        if inputs is not None:
+            self._stored["inputs"] = {item["name"]: item["sha256"] for item in inputs}
 
     def fail(self, group: Sequence[Artifact], error: QaedgeError) -> Iterator[Step]:
         for artifact in group:
@@ -178,35 +210,75 @@ class _Work:
 
     def chunk(self, groups: Sequence[Sequence[Artifact]], seed: int) -> Iterator[Step]:
         started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        runtime = RUNTIMES[groups[0][0].format]
+        runtimes = [runtime_for(self._session, group[0]) for group in groups]
+        # The one that the device prefers has the reference model, whichever file comes first.
+        main = min(runtimes, key=self._session.device.runtimes.index)
         order = {
-            "runtime": runtime,
-            "entries": [{"id": i, "sha256": group[0].sha256} for i, group in enumerate(groups)],
+            "runtime": main,
+            "entries": [
+                {"id": i, "sha256": group[0].sha256, **self._own(runtime, main)}
+                for i, (group, runtime) in enumerate(zip(groups, runtimes, strict=True))
+            ],
             "settings": msgspec.to_builtins(self._settings),
             "threads": self._threads,
             "pin": self._session.device.pin,
             "seed": seed,
             "interleave": self._interleave,
-            "options": {"sizes": self._settings.sizes, "seed": 0},
+            "options": self._options(main),
+            "energy": self._settings.energy,
+            "meter": "host" if self._meter is not None else "board",
         }
         rounds: dict[int, list[frames.Samples]] = {}
+        final: set[int] = set()
         for message in self._session.measure(order):
             if isinstance(message, frames.Round):
                 what = f"round {message.number} of at most {message.of}, {message.left} files left of {len(groups)}"
+                again = f", again: {_words(message.tainted)}" if message.tainted else ""
+                yield Step(self._done, self._total, what + again)
+                continue
+            if isinstance(message, frames.Cooling):
+                at = f" at {message.temperature_c:.0f} °C" if message.temperature_c is not None else ""
+                what = f"cooling{at}, for {message.waited_s:.0f} s: {_words(message.reasons)}"
                 yield Step(self._done, self._total, what)
+                continue
+            if isinstance(message, frames.Energy):
+                if self._meter is not None:
+                    self._meter.mark(message)
+                if message.begins:
+                    yield Step(self._done, self._total, f"power, {frames.clean(message.phase)}")
                 continue
             if message.id >= len(groups):
                 raise ProtocolError(f"{self._session.device.name} speaks of a file that was not asked for.")
             group = groups[message.id]
+            if message.id in final:
+                raise ProtocolError(f"{self._session.device.name} speaks of {group[0].name}, which is final already.")
             if isinstance(message, frames.Samples):
                 rounds.setdefault(message.id, []).append(message)
-            elif isinstance(message, frames.Failed):
+                continue
+            final.add(message.id)
+            if isinstance(message, frames.Failed):
                 yield from self.fail(group, self._error(group[0], message))
             else:
+                runtime = runtimes[message.id]
                 found = self._measurement(group[0], runtime, rounds.get(message.id, []), message, started_at)
+                if runtime != main:  # another's reference model: its time compares with that of no other session
+                    found = msgspec.structs.replace(
+                        found, reference_s=None, conditions={**found.conditions, "reference_runtime": main}
+                    )
                 for artifact in group:
                     self._done += 1
                     yield Step(self._done, self._total, artifact.name, Measured(artifact, found))
+        silent = [group[0].name for i, group in enumerate(groups) if i not in final]
+        if silent:
+            raise ProtocolError(f"{self._session.device.name} said nothing of {', '.join(silent)} before its end.")
+
+    def _options(self, runtime: str) -> dict[str, Any]:
+        return {"sizes": self._settings.sizes, "seed": 0, **options_for(self._session.device, runtime)}
+
+    def _own(self, runtime: str, main: str) -> dict[str, Any]:
+        """Return what of a candidate's order is not the whole chunk's."""
+        own: dict[str, Any] = {} if runtime == main else {"runtime": runtime, "options": self._options(runtime)}
+        return own if self._inputs is None else {**own, "inputs": self._inputs}
 
     def _error(self, artifact: Artifact, message: frames.Failed) -> MeasurementError:
         what = {
@@ -215,7 +287,7 @@ class _Work:
             "memory": "ran out of memory",
         }.get(message.kind, "was refused by the runtime")
         tries = f", {message.retries + 1} times" if message.retries else ""
-        return _FAILURES.get(message.kind, CandidateFailed)(
+        return FAILURES.get(message.kind, CandidateFailed)(
             f"{artifact.name} ({artifact.sha256[:12]}) {what} on {self._session.device.name}{tries}: "
             f"{self._without_folder(artifact, frames.clean(message.text))[:600].rstrip('.')}.",
             "The other files are not affected. "
@@ -240,7 +312,14 @@ class _Work:
         started_at: str,
     ) -> Measurement:
         hello, device = self._session.hello, self._session.device
+        unknown = [frames.clean(doubt) for doubt in message.doubts if doubt not in DOUBTS]
+        if unknown:
+            raise ProtocolError(f"{device.name} doubts {artifact.name} for a reason that is not known: {unknown[0]!r}.")
         before, after = frames.cleaned(message.before), frames.cleaned(message.after)
+        tainted = [r for r in rounds if r.tainted]
+        rounds = [r for r in rounds if not r.tainted]
+        scales = tuple(r.scale for r in rounds)
+        energy = self._energy(message)
         measuring_s = sum(sum(r.samples_ns) + sum(r.warmup_ns) * r.repeats for r in rounds) * 1e-9
         found = Measurement(
             sha256=artifact.sha256,
@@ -248,7 +327,9 @@ class _Work:
             runtime=runtime,
             runtime_version=hello.runtimes[runtime],
             threads=self._threads,
-            rounds=tuple(tuple(t / r.repeats * 1e-9 for t in r.samples_ns) for r in rounds),
+            rounds=_seconds(rounds),
+            scales=scales if any(scale != 1.0 for scale in scales) else (),
+            tainted_rounds=_seconds(tainted),
             repeats=rounds[-1].repeats if rounds else 1,
             warmup_s=tuple(t * 1e-9 for r in rounds for t in r.warmup_ns),
             load_s=message.load_ns * 1e-9,
@@ -268,17 +349,40 @@ class _Work:
                 "threads": self._threads,
                 "cores": list(message.cores),
                 **{key: before[key] for key in _FINGERPRINT if key in before},
+                **({"power_mode": hello.power_mode} if hello.power_mode else {}),
+                **options_for(device, runtime),
             },
             conditions={
                 "before": before,
                 "after": after,
+                "during": frames.cleaned(message.during),
                 "warm": message.warm,
+                **({"energy": energy} if energy else {}),
+                **({"delegate": frames.clean(message.delegate)} if message.delegate else {}),
                 **_present(involuntary_switches=message.switches, waited_ns=message.waited_ns),
             },
             doubts=tuple(frames.clean(doubt) for doubt in message.doubts),
             retries=message.retries,
+            reference_s=message.reference_ns * 1e-9 if message.reference_ns is not None else None,
+            instructions=message.instructions,
+            cycles=message.cycles,
+            energy_j=energy.get("joules"),
+            energy_samples=int(energy["busy_samples"]) if "joules" in energy else None,
         )
         return msgspec.structs.replace(found, doubts=found.doubts + self._doubts(found, message, measuring_s))
+
+    def _energy(self, message: frames.Measured) -> dict[str, float]:
+        """Return what was read of power, and `joules` per inference where they can be told from rest (R16)."""
+        found = dict(message.energy or {})
+        if found and self._meter is not None:
+            found.update(self._meter.values(message.id))
+        if "busy_w" in found and "idle_w" in found:
+            above_w = found["busy_w"] - found["idle_w"]
+            error_w = math.hypot(found["busy_error_w"], found["idle_error_w"])
+            if above_w > max(_SIGMAS * error_w, 1e-6 * found["idle_w"]):
+                found["joules"] = above_w * found["seconds"] / found["runs"]
+                found["error_joules"] = error_w * found["seconds"] / found["runs"]
+        return found
 
     def _doubts(self, found: Measurement, message: frames.Measured, measuring_s: float) -> tuple[str, ...]:
         doubts = []
@@ -286,7 +390,17 @@ class _Work:
             doubts.append("outliers")
         if message.waited_ns is not None and message.waited_ns * 1e-9 > self._settings.waited_share * measuring_s:
             doubts.append("waited")
+        if self._settings.energy and found.energy_j is None:
+            doubts.append("no energy")
         return tuple(doubts)
+
+
+def _seconds(rounds: Sequence[frames.Samples]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(t / r.repeats * 1e-9 for t in r.samples_ns) for r in rounds)
+
+
+def _words(reasons: Sequence[str]) -> str:
+    return ", ".join(map(frames.clean, reasons))
 
 
 def _present(**values: Any) -> Mapping[str, Any]:

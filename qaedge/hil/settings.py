@@ -1,9 +1,10 @@
-"""Settings: every number of the measuring protocol (R2 to R8 of docs/measuring.md); each row stores them."""
+"""Settings: every number of the measuring protocol (R2 to R8, R14, R16 of docs/measuring.md); each row stores them."""
 
 from __future__ import annotations
 
 import msgspec
 
+from qaedge.device import Device
 from qaedge.errors import UsageError
 
 
@@ -30,6 +31,21 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         retries: how often a candidate that fails is tried again.
         memory_limit_bytes: what a candidate's process may use; 0 is all of the board's memory.
         sizes: dynamic dimension -> its size.
+        reference: whether the reference model is measured between rounds (R14).
+        reference_samples, reference_s: the least of one of its readings; the reading is their median [s].
+        reference_every_s: in a round that takes longer, it is read again between two candidates
+            after so long [s]; and after `chunk` candidates, where a round has more.
+        drift_accept, drift_limit: up to the one, samples stay as they are; up to the other, they
+            are scaled; beyond, the round does not count.
+        drift_pause_s: how long is waited at least before a round is taken again [s].
+        retakes: how many rounds of a chunk are taken again, at most.
+        temperature_start_c, temperature_pause_c: measuring starts at or below the one, and pauses
+            at the other [degrees Celsius]; 0: as the device's description says.
+        cool_limit_s: how long a chunk may wait for that in all [s].
+        energy: whether energy per inference is measured, too (R16).
+        energy_s, energy_idle_s: how long a candidate loops, and rest is looked at [s].
+        energy_interval_s: how often the board's own sensor is read [s].
+        meter: the command of an external meter on the host; empty: the board's own sensor.
     """
 
     sample_s: float = 1e-3
@@ -56,13 +72,51 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     retries: int = 1
     memory_limit_bytes: int = 0
     sizes: dict[str, int] = {}
+    reference: bool = True
+    reference_samples: int = 15
+    reference_s: float = 0.02
+    reference_every_s: float = 60.0
+    drift_accept: float = 0.02
+    drift_limit: float = 0.05
+    drift_pause_s: float = 0.5
+    retakes: int = 3
+    temperature_start_c: float = 0.0
+    temperature_pause_c: float = 0.0
+    cool_limit_s: float = 300.0
+    energy: bool = False
+    energy_s: float = 10.0
+    energy_idle_s: float = 5.0
+    energy_interval_s: float = 0.1
+    meter: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that measure nothing."""
         may_be_zero = {"retries", "memory_limit_bytes", "overhead_s", "rewarm_s", "rewarm_runs", "warmup_s"}
+        may_be_zero |= {"temperature_start_c", "temperature_pause_c", "cool_limit_s", "drift_pause_s", "retakes"}
+        may_be_zero |= {"drift_accept"}
         for field in self.__struct_fields__:
             value = getattr(self, field)
-            if field != "sizes" and (value < 0 or (value == 0 and field not in may_be_zero)):
+            if isinstance(value, bool | dict | tuple):
+                continue
+            if value < 0 or (value == 0 and field not in may_be_zero):
                 raise UsageError(f"The setting {field} is {value!r}.", "It must be above 0.")
         if self.rounds_min > self.rounds_max:
             raise UsageError(f"rounds_min is {self.rounds_min} and rounds_max is {self.rounds_max}.")
+        if self.drift_accept > self.drift_limit:
+            raise UsageError(f"drift_accept is {self.drift_accept} and drift_limit is {self.drift_limit}.")
+        if self.drift_limit > 0.4:
+            raise UsageError(f"drift_limit is {self.drift_limit}.", "More than 0.4 cannot be mended by scaling.")
+        if self.temperature_start_c > self.temperature_pause_c:
+            raise UsageError(
+                f"temperature_start_c is {self.temperature_start_c:g} and temperature_pause_c "
+                f"is {self.temperature_pause_c:g}.",
+                "Measuring would pause before it starts.",
+            )
+
+    def on(self, device: Device) -> Settings:
+        """Return these settings with the device's own temperatures, where none are set."""
+        if self.temperature_start_c or self.temperature_pause_c:
+            return self
+        return msgspec.structs.replace(
+            self, temperature_start_c=device.temperature_start_c, temperature_pause_c=device.temperature_pause_c
+        )

@@ -55,6 +55,9 @@ class Target(Protocol):
     def run(self, command: Sequence[str]) -> Remote:
         """Start a command; raise MeasurementError where that cannot be done."""
 
+    def run_python(self, code: str) -> Remote:
+        """Start the Python that has the runtimes on a piece of code; raise MeasurementError."""
+
     def put(self, source: Path, destination: str) -> None:
         """Copy a file to the target."""
 
@@ -137,7 +140,7 @@ class LocalTarget:
     def __init__(self, python: str = sys.executable, environment: Mapping[str, str] | None = None) -> None:
         """Use this process's Python, or another one; `environment` is added to this process's own.
 
-        The agent's private folder and its lock are made where `TMPDIR` says.
+        The agent's private folder is made where `TMPDIR` says.
         """
         self.name = "local"
         self.python = python
@@ -151,6 +154,10 @@ class LocalTarget:
             raise AgentFailed(
                 f"Cannot run {command[0]}: {error.strerror}.", "Is that Python still installed?"
             ) from error
+
+    def run_python(self, code: str) -> LocalProcess:
+        """See Target."""
+        return self.run([self.python, "-u", "-c", code])
 
     def put(self, source: Path, destination: str) -> None:
         """Copy a file."""

@@ -162,6 +162,22 @@ class Split:
             self.image(index)
             self.label(index)
 
+    def check_varied(self, indices: Sequence[int]) -> None:
+        """Raise DataError where images, all of them, hold one color alone: no range can be read from such."""
+        color: Pixels | None = None
+        for index in indices:
+            pixels = self.image(index)
+            color = pixels[0, 0] if color is None else color
+            if bool((pixels != color).any()):
+                return
+        if color is not None:
+            first = self._pairs[indices[0]].image or self.names[indices[0]]
+            raise DataError(
+                f"The images that activation ranges are read from show nothing but one color, {tuple(color.tolist())}: "
+                f"all {len(indices)}, such as {first}.",
+                "Replace the files, or name another folder as data.path in the project file.",
+            )
+
     def _known(self) -> dict[int, str]:
         """File id -> class, for messages."""
         return {i: self.classes[c] for i, c in enumerate(self._ids.tolist()) if c not in (_UNKNOWN, VOID)}

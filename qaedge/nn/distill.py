@@ -16,12 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qaedge.candidate import BlockSpec, QuantScheme
+from qaedge.candidate import BlockSpec
 from qaedge.errors import TeacherError, UnsupportedOperator
 from qaedge.nn.features import Features, to_tensor
-from qaedge.nn.graph import Graph
 from qaedge.nn.inherit import OwnBlock, start_block
-from qaedge.nn.quantize import calibrate
 from qaedge.nn.tracing import trace
 from qaedge.project import DistillConfig
 
@@ -177,16 +175,6 @@ def score(network: nn.Module, sample: Sample) -> float:
             given, wanted = to_tensor(sample.inputs[[image]]), to_tensor(sample.outputs[[image]])
             total += float(block_loss(network(given), wanted, sample.variance))
     return total / len(sample.scored)
-
-
-def quantized_loss(graph: Graph, scheme: QuantScheme, sample: Sample, images: int) -> float:
-    """Quantize a candidate, calibrated on training images, and return its block loss.
-
-    Twice as many images as score it are enough for ranges, and at most `images`.
-    """
-    count = min(images, 2 * len(sample.scored), len(sample.train))
-    batches = (to_tensor(sample.inputs[[i]]) for i in sample.spread(count))
-    return score(calibrate(graph, batches, scheme, float_tail=False).freeze(), sample)
 
 
 def _check_shape(block: nn.Module, sample: Sample) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,14 @@ from torch import Tensor
 from qaedge.artifact import Artifact
 from qaedge.errors import UnsupportedOperator
 from qaedge.files import write_atomic
-from qaedge.nn.graph import Graph, Node
+from qaedge.nn.graph import Graph, Node, to_array
+from qaedge.nn.packing import pack
 from qaedge.nn.quantize import MOVES, QuantizedGraph, Scale
 
 OPSET, IR_VERSION = 21, 10  # read by every runtime since ONNX Runtime 1.18
+#: Bits of weights that are packed; the least of a file -> opset and IR version that have the type.
+PACKED = (4, 2)
+VERSIONS = {4: (21, 10), 2: (25, 13)}
 
 #: form -> signedness of activations and of weights; the integers mean the same in each.
 FORMS = {"u8s8": (np.uint8, np.int8), "s8s8": (np.int8, np.int8), "u8u8": (np.uint8, np.uint8)}
@@ -47,14 +50,8 @@ def write_onnx(
     writer = _Writer(network, form, integer_ends and isinstance(network, QuantizedGraph))
     data = writer.model().SerializeToString(deterministic=True)
     write_atomic(path, data)
-    return Artifact(
-        name=name or path.stem,
-        path=str(path),
-        format="onnx",
-        sha256=hashlib.sha256(data).hexdigest(),
-        size_bytes=len(data),
-        weight_bytes=writer.weight_bytes,
-        form=form if isinstance(network, QuantizedGraph) else "float",
+    return Artifact.written(
+        path, data, name, writer.weight_bytes, form if isinstance(network, QuantizedGraph) else "float"
     )
 
 
@@ -62,16 +59,14 @@ class _Writer:
     def __init__(self, network: Graph | QuantizedGraph, form: str, integer_ends: bool) -> None:
         self.quantized = network if isinstance(network, QuantizedGraph) else None
         self.graph = network.graph if isinstance(network, QuantizedGraph) else network
-        if self.quantized and self.quantized.scheme.activation_bits != 8:
-            raise UnsupportedOperator(
-                f"Activations of {self.quantized.scheme.activation_bits} bits have no ONNX form here.",
-                "Give the blocks of the space schemes with 8-bit activations, such as w8a8 or w7a8.",
-            )
+        if self.quantized:
+            self.quantized.check_activations("ONNX")
         self.integer_ends = integer_ends
-        self.activation_type, self.weight_type = FORMS[form]
+        self.activation_type, self.weight_type = FORMS["u8s8" if self.quantized is None else form]
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.weight_bytes = 0
+        self.least_bits = 8
         # A node's name has no "/", so what is made from it clashes with no other node.
         self.real: dict[str, str] = {}  # tensor -> name of its float form
         self.stored: dict[str, str] = {}  # tensor -> name of its integer form
@@ -104,8 +99,9 @@ class _Writer:
             ],
             initializer=list(self.initializers.values()),
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="qaedge")
-        model.ir_version = IR_VERSION
+        opset, model_version = VERSIONS.get(self.least_bits, (OPSET, IR_VERSION))
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="qaedge")
+        model.ir_version = model_version
         onnx.checker.check_model(model)
         return model
 
@@ -116,7 +112,8 @@ class _Writer:
             self._emit(node, [self.stored[node.inputs[0]]], f"{node.name}/q")
             self.stored[node.name] = f"{node.name}/q"
             return
-        if node.operator == "clamp" and scale is not None and _within(scale, node):
+        a = node.attributes
+        if node.operator == "clamp" and scale is not None and scale.covers(a["low"], a["high"]):
             self.real[node.name] = self._real(node.inputs[0])  # the integers' own range is the clamp
         else:
             self._emit(node, [self._real(i) for i in node.inputs], node.name)
@@ -168,40 +165,43 @@ class _Writer:
         weight, bias = self.graph.parameters_of(node)
         assert weight is not None
         if self.quantized is None or self.quantized.scale_of(node.inputs[0]) is None:
-            names = [self._constant(node.weight, _array(weight), weight=True)]
-            return names + ([self._constant(node.bias, _array(bias), weight=True)] if bias is not None else [])
+            names = [self._constant(node.weight, to_array(weight), weight=True)]
+            return names + ([self._constant(node.bias, to_array(bias), weight=True)] if bias is not None else [])
         integers, scales, bias_integers, bias_scales = self.quantized.integers(node)
-        shift = 128 if self.weight_type is np.uint8 else 0
-        stored = (_array(integers) + shift).astype(self.weight_type)
-        zero = np.full(stored.shape[0], shift, self.weight_type)
-        names = [self._dequantized(node.weight, stored, _array(scales), zero)]
+        bits, channels = self.quantized.bits_of(node), len(integers)
+        stored, zero = f"{node.weight}/q", f"{node.weight}/zero"
+        if bits in PACKED:
+            self._packed(stored, to_array(integers), bits)
+            self._packed(zero, np.zeros(channels), bits)
+        else:
+            shift = 128 if self.weight_type is np.uint8 else 0
+            self._constant(stored, (to_array(integers) + shift).astype(self.weight_type), weight=True)
+            self._constant(zero, np.full(channels, shift, self.weight_type), weight=True)
+        names = [self._dequantized(node.weight, scales)]
         if bias_integers is not None and bias_scales is not None:
-            integer_bias = _array(bias_integers.double()).astype(np.int32)
-            names.append(
-                self._dequantized(node.bias, integer_bias, _array(bias_scales), np.zeros(len(integer_bias), np.int32))
-            )
+            self._constant(f"{node.bias}/q", to_array(bias_integers.double()).astype(np.int32), weight=True)
+            self._constant(f"{node.bias}/zero", np.zeros(channels, np.int32), weight=True)
+            names.append(self._dequantized(node.bias, bias_scales))
         return names
 
-    def _dequantized(self, name: str, stored: np.ndarray[Any, Any], scales: Any, zero: Any) -> str:
-        self._constant(f"{name}/q", stored, weight=True)
-        self._constant(f"{name}/scale", scales.astype(np.float32), weight=True)
-        self._constant(f"{name}/zero", zero, weight=True)
+    def _packed(self, name: str, integers: np.ndarray[Any, Any], bits: int) -> None:
+        """Add integers of few bits, two or four to a byte."""
+        kind = TensorProto.INT4 if bits == 4 else TensorProto.INT2
+        data = pack(integers, bits).tobytes()
+        self.initializers[name] = helper.make_tensor(name, kind, integers.shape, data, raw=True)
+        self.weight_bytes += len(data)
+        self.least_bits = min(self.least_bits, bits)
+
+    def _dequantized(self, name: str, scales: Tensor) -> str:
+        """Add what makes numbers of stored integers: a scale and a zero point for each output channel."""
+        # Zero points that are all 0 could be left out, but ONNX Runtime 1.32 then fails on some graphs.
+        self._constant(f"{name}/scale", to_array(scales).astype(np.float32), weight=True)
         self._add("DequantizeLinear", [f"{name}/q", f"{name}/scale", f"{name}/zero"], f"{name}/dq", axis=0)
         return f"{name}/dq"
 
 
-def _array(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.detach().cpu().numpy()
-
-
 def _onnx_type(kind: Any) -> int:
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(kind)))
-
-
-def _within(scale: Scale, node: Node) -> bool:
-    """Whether a scale's own range already keeps a clamp's bounds (to half a step)."""
-    low, high = node.attributes["low"], node.attributes["high"]
-    return bool(scale.low >= low - scale.scale / 2 and scale.high <= high + scale.scale / 2)
 
 
 def _without_identity(nodes: list[onnx.NodeProto], output: str) -> list[onnx.NodeProto]:

@@ -74,7 +74,7 @@ class Features:
 
 def to_tensor(values: np.ndarray[Any, Any]) -> Tensor:
     """Return cached values as float32, in their own shape."""
-    return torch.from_numpy(np.asarray(values, np.float32))
+    return torch.from_numpy(np.array(values)).float()  # torch widens faster than numpy does
 
 
 def features_folder(cache: Path, teacher: Teacher, data: DataConfig, names: tuple[str, ...], bound_bytes: int) -> Path:
@@ -106,6 +106,7 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
         QaedgeError: a bound below what a few images need.
         DiskFull: less free space than the cache needs.
         TeacherError: a value beyond what half precision holds.
+        DataError: an image that cannot be read, or images that are all of one color.
     """
     if (folder / "index.json").exists():
         return
@@ -120,6 +121,7 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
         )
     count = min(len(split), bound_bytes // per_image)
     chosen = tuple(int(i) for i in np.unique(np.linspace(0, len(split) - 1, count).astype(int)))
+    split.check_varied(chosen)
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free

@@ -7,7 +7,7 @@ import hashlib
 import io
 import math
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,11 +26,14 @@ from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
 
 WEIGHT_DECAY = 1e-4
+#: Settings that only quantization-aware fine-tuning has; another number there does not train in float anew.
+_QUANTIZED = ("quantized_epochs", "quantized_learning_rate", "block_guidance")
 
 
 def checkpoint_path(folder: Path, config: FinetuneConfig, start: bytes) -> Path:
     """Return where a fine-tuning's checkpoint lies; other settings or other starting weights have another."""
-    key = hashlib.sha256(msgspec.json.encode(config) + hashlib.sha256(start).digest()).hexdigest()[:12]
+    settings = {name: value for name, value in msgspec.to_builtins(config).items() if name not in _QUANTIZED}
+    key = hashlib.sha256(msgspec.json.encode(settings) + hashlib.sha256(start).digest()).hexdigest()[:12]
     return folder / f"finetune-{key}.pt"
 
 
@@ -40,6 +43,10 @@ def finetune(
     split: Split,
     config: FinetuneConfig,
     checkpoint: Path,
+    also: Callable[[nn.Module | None], Tensor] | None = None,
+    watch: Callable[[int], Generator[Step, None, bool]] | None = None,
+    undecayed: Iterable[nn.Parameter] = (),
+    rate_key: str = "learning_rate",
 ) -> Iterator[Step]:
     """Train a network in place; yield a Step per optimizer step.
 
@@ -54,6 +61,11 @@ def finetune(
         split: training images and labels.
         config: epochs, batch, learning rate, crop, guidance, seed.
         checkpoint: where the state between epochs lies.
+        also: what is added to the loss, from what the networks noted of the batch that they have just
+            seen; it is given the teacher as it is used here, a copy.
+        watch: called after each epoch with its number, from 1; ends the training where it returns True.
+        undecayed: parameters of the student that weight decay leaves alone.
+        rate_key: what the learning rate is called in the project file.
 
     Raises:
         TeacherError: the loss became NaN or infinite, or batches are too small or too large.
@@ -64,10 +76,10 @@ def finetune(
     # Channels last: convolutions train about a third faster on CPUs.
     _lay_out(student.to(device), torch.channels_last)
     guide = None
-    if teacher is not None and config.guidance:
+    if teacher is not None and (config.guidance or also is not None):
         guide = copy.deepcopy(teacher).eval().to(device)
         _lay_out(guide, torch.channels_last)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=config.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = _optimizer(student, config.learning_rate, undecayed)
     per_epoch = max(1, len(split) // config.batch)
     total = per_epoch * config.epochs
     first = _load(checkpoint, student, optimizer)
@@ -89,6 +101,8 @@ def finetune(
                 try:
                     with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
                         loss = _loss(student, guide, images, labels, config.guidance)
+                        if also is not None:
+                            loss = loss + also(guide)
                 except (RuntimeError, ValueError) as error:
                     # Batch norm of an image's mean needs two images; crops can be too small; memory can end.
                     raise TeacherError(
@@ -99,14 +113,26 @@ def finetune(
                 if not math.isfinite(float(loss.detach())):
                     raise TeacherError(
                         f"Fine-tuning diverged in epoch {epoch + 1}: the loss is {float(loss.detach())}.",
-                        "Lower finetune.learning_rate in the project file.",
+                        f"Lower finetune.{rate_key} in the project file.",
                     )
                 optimizer.zero_grad(set_to_none=True)
                 torch.autograd.backward(loss)
                 optimizer.step()
                 yield Step(done + 1, total, f"epoch {epoch + 1}/{config.epochs}, loss {float(loss.detach()):.3f}")
-            _save(checkpoint, student, optimizer, epoch + 1)
+            # Watched before it is saved: a training that is killed in between looks at this epoch again.
+            ended = watch is not None and (yield from watch(epoch + 1))
+            _save(checkpoint, student, optimizer, config.epochs if ended else epoch + 1)
+            if ended:
+                break
     _lay_out(student.to("cpu").eval(), torch.contiguous_format)
+
+
+def _optimizer(student: nn.Module, rate: float, undecayed: Iterable[nn.Parameter]) -> torch.optim.AdamW:
+    kept = {id(parameter) for parameter in undecayed}
+    groups: list[dict[str, object]] = [{"params": [p for p in student.parameters() if id(p) not in kept]}]
+    if kept:
+        groups.append({"params": [p for p in student.parameters() if id(p) in kept], "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=rate, weight_decay=WEIGHT_DECAY)
 
 
 def _lay_out(network: nn.Module, order: torch.memory_format) -> None:
@@ -145,6 +171,8 @@ def _loss(
         return loss
     with torch.no_grad():
         wanted = guide(images).float().log_softmax(1)
+    if not guidance:  # it was run for what it notes
+        return loss
     apart = F.kl_div(logits.log_softmax(1), wanted, reduction="none", log_target=True).sum(1)
     counted = labels != VOID
     return loss + guidance * (apart * counted).sum() / counted.sum().clamp(min=1)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,23 +89,25 @@ class Graph(nn.Module):
         self,
         x: Tensor,
         visit: Callable[[str, Tensor], Tensor],
-        parameters: Callable[[Node], tuple[Tensor | None, Tensor | None]] | None = None,
+        apply: Callable[[Node, list[Tensor]], Tensor] | None = None,
     ) -> Tensor:
         """Run, passing each tensor through `visit` (an observer, or one that changes it).
 
-        `parameters` gives weight and bias of a node; without it they are the graph's own.
+        `apply` computes a node from its inputs; without it that is float, with the graph's own parameters.
         """
         tensors = {"input": visit("input", x)}
         uses = self.uses()
         for node in self.nodes:
-            weight, bias = (parameters or self.parameters_of)(node)
-            result = OPERATORS[node.operator]([tensors[i] for i in node.inputs], weight, bias, node.attributes)
+            result = (apply or self._compute)(node, [tensors[i] for i in node.inputs])
             tensors[node.name] = visit(node.name, result)
             for name in set(node.inputs):  # let go of what nobody reads any more
                 uses[name] -= node.inputs.count(name)
                 if not uses[name] and name != self.output:
                     del tensors[name]
         return tensors[self.output]
+
+    def _compute(self, node: Node, inputs: list[Tensor]) -> Tensor:
+        return OPERATORS[node.operator](inputs, *self.parameters_of(node), node.attributes)
 
     def parameters_of(self, node: Node) -> tuple[Tensor | None, Tensor | None]:
         """Return a node's own weight and bias, None where it has none."""
@@ -136,3 +139,8 @@ class Graph(nn.Module):
                     outputs *= size
                 total += outputs * self.values[node.weight][0].numel()
         return total
+
+
+def to_array(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor's numbers as files are written from them: on the processor, without a gradient."""
+    return tensor.detach().cpu().numpy()

@@ -365,7 +365,9 @@ def _settle(block: nn.Module, biases: dict[nn.BatchNorm2d, Tensor], inputs: Tens
     def set_from(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.BatchNorm2d)
         assert norm.running_mean is not None and norm.running_var is not None
-        variance, mean = torch.var_mean(args[0], dim=(0, 2, 3), correction=0)
+        mean = args[0].mean((0, 2, 3))
+        # Not var_mean: over these axes it takes twice as long.
+        variance = (args[0] - mean[:, None, None]).square_().mean((0, 2, 3))
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)
         if norm in biases:

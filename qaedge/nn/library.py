@@ -7,6 +7,7 @@ second run does only what is missing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
@@ -30,9 +32,12 @@ from qaedge.errors import DiskFull, InvalidFile, MissingFile, QaedgeError, Teach
 from qaedge.files import only_one, write_atomic
 from qaedge.nn.blocks import build_block
 from qaedge.nn.data import open_split
-from qaedge.nn.distill import Sample, Trained, check_enough, quantized_loss, score, train_candidate
+from qaedge.nn.distill import Sample, Trained, check_enough, score, train_candidate
 from qaedge.nn.features import LOCK, Features, compute_features, drop_others, features_folder, to_tensor
 from qaedge.nn.inherit import OwnBlock
+from qaedge.nn.quantized_file import save_quantized
+from qaedge.nn.recipe import NEAREST, Bench, Quantized, quantize
+from qaedge.nn.rounded import rounded_path
 from qaedge.nn.teacher import Teacher, load_teacher
 from qaedge.nn.tracing import trace
 from qaedge.progress import Step
@@ -41,6 +46,10 @@ from qaedge.space import SearchSpace
 from qaedge.tables import LossRow, LossTable
 from qaedge.units import parse_bytes
 
+#: The key of an `Origin` in the metadata of a weights file.
+ORIGIN = "qaedge-origin"
+#: How long a process may take to end by itself [s].
+END_S = 5.0
 #: Images, at most, that the starting weights of a block's candidates are solved on.
 STARTED = 8
 
@@ -51,6 +60,24 @@ class Task(msgspec.Struct, frozen=True):
     block: str
     spec: BlockSpec
     schemes: tuple[QuantScheme, ...]
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """How kept weights came to be, as it lies in their file: with it, a row made later says what one made then said."""
+
+    started_from: str
+    steps: int
+    settings: dict[str, float | int | str]
+
+    @staticmethod
+    def read(path: Path) -> Origin:
+        """Return what a weights file says of itself; of an older one nothing is known. Raises InvalidFile."""
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                text = (file.metadata() or {}).get(ORIGIN)
+            return Origin("kept", 0, {}) if text is None else msgspec.json.decode(text, type=Origin)
+        except (SafetensorError, msgspec.DecodeError) as error:
+            raise _damaged(path, "what it started from", error) from error
 
 
 def weights_path(workspace: Workspace, space: SearchSpace, block: str, spec: BlockSpec) -> Path:
@@ -78,10 +105,15 @@ def load_candidate(
     try:
         module.load_state_dict(safetensors.torch.load_file(path))
     except (SafetensorError, RuntimeError) as error:
-        raise InvalidFile(
-            path, "", f"the weights of {spec}", str(error).splitlines()[0], "Delete it and run: qaedge distill"
-        ) from error
+        raise _damaged(path, f"the weights of {spec}", error) from error
     return module.eval()
+
+
+def _damaged(path: Path, expected: str, error: Exception) -> InvalidFile:
+    # The first line of torch only says that something does not fit; the second one says what.
+    lines = [line.strip() for line in str(error).splitlines()[:2]]
+    found = lines[1] if len(lines) > 1 and lines[0].endswith(":") else lines[0]
+    return InvalidFile(path, "", expected, f"{found[:200].rstrip('.')}", "Delete it and run: qaedge distill")
 
 
 def missing_tasks(workspace: Workspace, space: SearchSpace) -> list[Task]:
@@ -128,6 +160,27 @@ def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterato
         yield from _run(workspace, space, folder, tasks, count, total)
 
 
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait while processes are started: one that is interrupted half way leaves a worker without its task.
+
+    The mask is what workers inherit: Ctrl-C is the parent's to answer, also while they still import torch. It
+    does not keep Python from hearing it through another thread, such as a queue's; the handler does.
+    """
+    in_main = threading.current_thread() is threading.main_thread()
+    missed: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: missed.append(number)) if in_main else None
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        if in_main:
+            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
+            if missed:
+                signal.raise_signal(signal.SIGINT)
+
+
 def _run(
     workspace: Workspace, space: SearchSpace, folder: Path, tasks: list[Task], count: int, total: int
 ) -> Iterator[Step]:
@@ -143,13 +196,9 @@ def _run(
     failed: list[str] = []
     done = finished = 0
     try:
-        # What workers inherit: Ctrl-C is the parent's to answer, also while they still import torch.
-        heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _uninterrupted():
             for worker in workers:
                 worker.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, heard)
         while finished < len(tasks):
             try:
                 task, rows, error = results.get(timeout=1.0)
@@ -162,7 +211,10 @@ def _run(
             if error is not None:
                 failed.append(f"{task.block} {task.spec}")
                 done += len(task.schemes)
-                yield Step(done, total, f"{task.block} {task.spec}", warning=error.message)
+                # Which candidate it was, an error deep inside does not know.
+                named = error.message if str(task.spec) in error.message else f"{failed[-1]}: {error.message}"
+                said = " ".join(f"{named} {error.hint}".split())
+                yield Step(done, total, failed[-1], warning=said)
             for row in rows:
                 done += 1
                 yield Step(done, total, f"{row.block} {row.spec} {row.scheme}", row)
@@ -170,6 +222,8 @@ def _run(
         waiting.cancel_join_thread()  # nobody reads the rest; this process must not wait until somebody does
         started = [worker for worker in workers if worker.pid is not None]
         for worker in started:
+            if finished == len(tasks):  # nothing is left for it: what it holds, it gives back itself
+                worker.join(END_S)
             worker.kill()
         for worker in started:
             worker.join()
@@ -247,49 +301,64 @@ class _Bench:
 
     def finish(self, task: Task) -> list[LossRow]:
         """Train (unless the weights are there), score, and store; return the rows."""
-        started = time.perf_counter()
+        begun = time.perf_counter()
         self.turn_to(task.block)
         config = self.workspace.project.distill
         path = weights_path(self.workspace, self.space, task.block, task.spec)
-        trained = self._train(task, path)
+        trained, settings = self._train(task, path)
+        train_seconds = trained.train_seconds
         graph = trace(trained.module, self.teacher.block(task.block).input_shape)
         store = LossTable.store(self.workspace.loss_file(self.space.origin))
         rows = []
+        bench: Bench | None = None
         for scheme in task.schemes:
-            loss = (
-                trained.float_loss
-                if scheme.is_float
-                else quantized_loss(graph, scheme, self.sample, config.calibration_images)
-            )
+            found: Quantized | None = None
+            rounded = ""
+            if not scheme.is_float:
+                bench = bench or Bench(graph, self.sample, config.calibration_images)
+                found = quantize(bench, scheme, self.workspace.project.quantize)
+                if found.recipe != NEAREST:
+                    kept = rounded_path(path, scheme, graph)
+                    save_quantized(found.network, kept)
+                    rounded = str(kept.relative_to(self.workspace.results))
+            scored = time.perf_counter()
             rows.append(
                 LossRow(
                     block=task.block,
                     spec=str(task.spec),
                     scheme=str(scheme),
                     float_loss=trained.float_loss,
-                    loss=loss,
+                    loss=trained.float_loss if found is None else found.loss,
                     steps=trained.steps,
-                    seconds=time.perf_counter() - started,
-                    train_seconds=trained.train_seconds,
+                    seconds=scored - begun,
+                    train_seconds=train_seconds,
                     weights="" if task.spec.is_own else str(path.relative_to(self.workspace.results)),
                     started_from=trained.started_from,
-                    settings={
-                        "batch": config.batch,
-                        "learning_rate": config.learning_rate,
-                        "seed": config.seed,
-                        "images": len(self.sample.train),
-                        "calibration_images": config.calibration_images,
-                    },
+                    settings={**settings, "calibration_images": config.calibration_images},
+                    recipe="float" if found is None else found.recipe,
+                    gains={} if found is None else found.gains,
+                    layer_bits=() if found is None else found.layer_bits,
+                    rounded=rounded,
                 )
             )
             store.append(rows[-1])
+            begun, train_seconds = scored, 0.0  # the next scheme's row trains nothing
         return rows
 
-    def _train(self, task: Task, path: Path) -> Trained:
+    def _train(self, task: Task, path: Path) -> tuple[Trained, dict[str, float | int | str]]:
+        """Return a candidate and the settings that it was trained with, whenever that was."""
+        images = {"images": len(self.sample.train)}
         if task.spec.is_own or path.exists():
             module = load_candidate(self.workspace, self.space, self.teacher, task.block, task.spec)
-            origin = "own" if task.spec.is_own else "kept"
-            return Trained(module, score(module, self.sample), origin, 0, 0.0)
-        trained = train_candidate(task.spec, self.own, self.sample, self.workspace.project.distill, self.device)
-        write_atomic(path, safetensors.torch.save(dict(trained.module.state_dict())))
-        return trained
+            origin = Origin("own", 0, {**images}) if task.spec.is_own else Origin.read(path)
+            return Trained(module, score(module, self.sample), origin.started_from, origin.steps, 0.0), origin.settings
+        config = self.workspace.project.distill
+        trained = train_candidate(task.spec, self.own, self.sample, config, self.device)
+        origin = Origin(
+            trained.started_from,
+            trained.steps,
+            {"batch": config.batch, "learning_rate": config.learning_rate, "seed": config.seed, **images},
+        )
+        said = {ORIGIN: msgspec.json.encode(origin).decode()}
+        write_atomic(path, safetensors.torch.save(dict(trained.module.state_dict()), said))
+        return trained, origin.settings

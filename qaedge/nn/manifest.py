@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +15,23 @@ from qaedge.artifact import Artifact
 from qaedge.files import write_json
 from qaedge.nn.data import VOID
 from qaedge.nn.parity import Parity
-from qaedge.nn.student import StudentReport
+from qaedge.nn.sessions import Session
+from qaedge.nn.stored import StoredWeights, loading
+from qaedge.nn.student import FileReport, StudentReport
 from qaedge.nn.teacher import Teacher
+from qaedge.nn.tflite_session import TfliteSession
 from qaedge.project import DataConfig
+
+#: format -> what wrote such a file, and runs it here.
+PACKAGES = {"onnx": ("onnx", "onnxruntime"), "tflite": ("ai-edge-litert",)}
 
 
 class Input(msgspec.Struct, frozen=True):
-    """What goes in: float32, (x / 255 - mean) / std of RGB pixels, [batch, channel, height, width]."""
+    """What goes in: (x / 255 - mean) / std of RGB pixels.
+
+    A file that takes integers is given `round(value / scale) + zero_point`; scale and zero point are
+    None for one that takes float.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -29,16 +40,21 @@ class Input(msgspec.Struct, frozen=True):
     type: str = "float32"
     color: str = "RGB"
     layout: str = "NCHW"
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 class Output(msgspec.Struct, frozen=True):
-    """What comes out: logits per class and pixel; the largest is the class."""
+    """What comes out: logits per class and pixel, as float or integers; the largest is the class."""
 
     name: str
     shape: tuple[int, ...]
     classes: tuple[str, ...]
     void: int
     type: str = "float32"
+    layout: str = "NCHW"
+    scale: float | None = None
+    zero_point: int | None = None
 
 
 class Predicted(msgspec.Struct, frozen=True):
@@ -52,7 +68,12 @@ class Predicted(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """All of it; lies beside the file as FILE.json."""
+    """All of it; lies beside the file as FILE.json.
+
+    `weights` tells how many bits the weights of how many layers have, and in which type they lie; `loading` what to do
+    with them when the file is loaded, nothing for most files; `smallest_bytes` the size of the smallest file that
+    holds this network, for each format that it was built in.
+    """
 
     file: str
     sha256: str
@@ -73,39 +94,54 @@ class Manifest(msgspec.Struct, frozen=True):
     predicted: Predicted
     parity: Parity
     versions: dict[str, str]
+    weights: tuple[StoredWeights, ...] = ()
+    loading: str = ""
+    smallest_bytes: dict[str, int] = {}
+
+
+@dataclass(frozen=True)
+class Release:
+    """A file that was written and checked, its manifest, how alike torch and the file are, and what it holds."""
+
+    artifact: Artifact
+    manifest: Path
+    parity: Parity
+    file: FileReport
+    form_reason: str
+    weights: tuple[StoredWeights, ...]
+    smallest_bytes: dict[str, int]
 
 
 def write_manifest(
-    artifact: Artifact,
+    release: Release,
+    session: Session,
     report: StudentReport,
     architecture: Architecture,
     teacher: Teacher,
     data: DataConfig,
     classes: tuple[str, ...],
-    parity: Parity,
-    path: Path,
 ) -> None:
-    """Write the manifest of an exported student to a path; it tells the file's name, not its folder."""
+    """Write the manifest of an exported student; it tells the file's name, not its folder."""
+    artifact = release.artifact
     latency = next(((k, v) for k, v in architecture.costs.items() if k.startswith("latency@")), None)
     size = architecture.costs.get("size")
-    scores = report.after if report.kept == "after" and report.after is not None else report.before
     manifest = Manifest(
         file=Path(artifact.path).name,
         sha256=artifact.sha256,
         size_bytes=artifact.size_bytes,
         format=artifact.format,
         scheme=report.scheme,
-        form=report.form,
-        form_reason=report.form_reason,
-        input=Input("input", (1, *teacher.input_shape), data.mean, data.std),
-        output=Output("output", (1, len(classes), *teacher.input_shape[1:]), classes, VOID),
+        form=release.file.form,
+        form_reason=release.form_reason,
+        input=_input(session, teacher, data),
+        output=_output(session, teacher, classes),
         ranges=f"least and greatest value over {len(report.calibration_images)} training images",
         calibration_images=report.calibration_images,
         architecture={choice.block: f"{choice.spec} {choice.scheme}" for choice in architecture.choices},
         space_hash=architecture.space_hash,
         teacher=architecture.teacher,
-        miou=scores.miou,
-        float_miou=scores.float_miou,
+        miou=release.file.miou,
+        float_miou=report.scores.float_miou,
         predicted=Predicted(
             latency_s=latency[1].value if latency else None,
             latency_error_s=latency[1].error if latency else None,
@@ -113,11 +149,41 @@ def write_manifest(
             size_bytes=round(size.value) if size else None,
             loss=architecture.loss,
         ),
-        parity=parity,
+        parity=release.parity,
         versions={
             "qaedge": qaedge.__version__,
             "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", "onnx", "onnxruntime", "numpy")},
+            **{name: version(name) for name in ("torch", *PACKAGES[artifact.format], "numpy")},
         },
+        weights=release.weights,
+        loading=loading(release.weights),
+        smallest_bytes=release.smallest_bytes,
     )
-    write_json(path, manifest)
+    write_json(release.manifest, manifest)
+
+
+def _input(session: Session, teacher: Teacher, data: DataConfig) -> Input:
+    channels, height, width = teacher.input_shape
+    given = Input(session.name, (1, channels, height, width), data.mean, data.std)
+    if not isinstance(session, TfliteSession):
+        return given
+    scale, zero = session.input_grid or (None, None)
+    return msgspec.structs.replace(
+        given, shape=(1, height, width, channels), layout="NHWC", type=session.dtype, scale=scale, zero_point=zero
+    )
+
+
+def _output(session: Session, teacher: Teacher, classes: tuple[str, ...]) -> Output:
+    _, height, width = teacher.input_shape
+    given = Output("output", (1, len(classes), height, width), classes, VOID)
+    if not isinstance(session, TfliteSession):
+        return given
+    scale, zero = session.output_grid or (None, None)
+    return msgspec.structs.replace(
+        given,
+        shape=(1, height, width, len(classes)),
+        layout="NHWC",
+        type="float32" if scale is None else "int8",
+        scale=scale,
+        zero_point=zero,
+    )

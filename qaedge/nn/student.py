@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from qaedge.architecture import Architecture
-from qaedge.artifact import Artifact
-from qaedge.candidate import QuantScheme
-from qaedge.errors import InvalidFile, UsageError
-from qaedge.files import decode_json, only_one, write_atomic, write_json
+from qaedge.candidate import Candidate, QuantScheme
+from qaedge.errors import InvalidFile, MissingFile, UsageError
+from qaedge.files import decode_json
 from qaedge.nn.assemble import assemble
 from qaedge.nn.candidates import Choose
 from qaedge.nn.data import Split, open_split
-from qaedge.nn.export_onnx import write_onnx
-from qaedge.nn.finetune import checkpoint_path, finetune
 from qaedge.nn.graph import Graph
-from qaedge.nn.metrics import Confusion, evaluate
-from qaedge.nn.onnx_session import OnnxSession
-from qaedge.nn.paths import top_modules
-from qaedge.nn.quantize import QuantizedGraph, calibrate
+from qaedge.nn.library import weights_path
+from qaedge.nn.metrics import evaluate
+from qaedge.nn.part import nodes_in
+from qaedge.nn.paths import submodule, top_modules
+from qaedge.nn.precision import bits_of_network
+from qaedge.nn.quantize import QuantizedGraph, calibrate, observe
+from qaedge.nn.quantized_file import load_quantized
+from qaedge.nn.ranges import search_scales, search_weight_scales
+from qaedge.nn.recipe import KEPT, is_few_bit
+from qaedge.nn.rounded import has_rounded, load_rounded, put_in
+from qaedge.nn.rounding import correct_biases, round_layers
+from qaedge.nn.sessions import load_file
 from qaedge.nn.teacher import Teacher
 from qaedge.nn.tracing import trace
 from qaedge.progress import Step
-from qaedge.project import Workspace
+from qaedge.project import FinetuneConfig, QuantizeConfig, Workspace
 from qaedge.space import SearchSpace
+from qaedge.tables import LossTable
 
 REPORT = "student.json"
+#: Images that rounding a whole network is learned on: they lie in memory together.
+ROUNDED = 8
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -45,10 +53,25 @@ class Scores(msgspec.Struct, frozen=True):
     miou: float
 
 
+class FileReport(msgspec.Struct, frozen=True):
+    """A file of the student, and its mIoU on the validation split."""
+
+    file: str
+    form: str
+    size_bytes: int
+    sha256: str
+    miou: float
+
+
 class StudentReport(msgspec.Struct, frozen=True):
     """What a student is worth, as `student.json` keeps it.
 
-    `kept` tells whether the weights before or after fine-tuning are the student's: the better.
+    `kept` tells which weights are the student's, the best: those before fine-tuning, after it in float, or
+    after it on the grids of the file ("quantized"; its float mIoU is that of the weights it began with).
+    `file`, `form`, `size_bytes`, `sha256` are of the ONNX file, by whose mIoU that is decided; `tflite`
+    is the same network as TFLite, None where that could not be written. `finetune` are the settings it
+    was fine-tuned with; an older build does not tell. `tried_miou` is the best of the epochs on the grids, in
+    torch, and `tried_epoch` which that was, also where it was worse than before them and `quantized` is None.
     """
 
     name: str
@@ -64,11 +87,29 @@ class StudentReport(msgspec.Struct, frozen=True):
     sha256: str
     calibration_images: tuple[str, ...]
     seconds: float
+    finetune: FinetuneConfig | None = None
+    tflite: FileReport | None = None
+    quantized: Scores | None = None
+    quantized_epoch: int = 0
+    tried_miou: float | None = None
+    tried_epoch: int = 0
+
+    def file_of(self, file_format: str) -> FileReport | None:
+        """Return what was built in a format; None where nothing was."""
+        if file_format == "onnx":
+            return FileReport(self.file, self.form, self.size_bytes, self.sha256, self.miou)
+        return self.tflite if file_format == "tflite" else None
 
     @property
     def miou(self) -> float:
         """Validation mIoU of the exported file that was kept."""
-        return self.after.miou if self.after is not None and self.kept == "after" else self.before.miou
+        return self.scores.miou
+
+    @property
+    def scores(self) -> Scores:
+        """Those of what was kept."""
+        found = {"before": self.before, "after": self.after, "quantized": self.quantized}[self.kept]
+        return found or self.before
 
 
 def student_folder(workspace: Workspace, space: SearchSpace, name: str) -> Path:
@@ -81,109 +122,30 @@ def student_folder(workspace: Workspace, space: SearchSpace, name: str) -> Path:
     return workspace.results / space.origin / "students" / name
 
 
-def build_student(
-    workspace: Workspace,
-    teacher: Teacher,
-    space: SearchSpace,
-    architecture: Architecture,
-    name: str,
-    choose: Choose,
-    epochs: int | None = None,
-) -> Iterator[Step]:
-    """Assemble, score, fine-tune, score again, and keep the better; the last Step has the report.
-
-    The teacher itself (every block its own) is built the same way: that is the baseline.
-
-    Args:
-        workspace: the project.
-        teacher: guides the fine-tuning.
-        space: what the architecture was chosen from.
-        architecture: a candidate per block.
-        name: of the student's folder.
-        choose: weight bits -> the form of the INT8 file, and why.
-        epochs: of fine-tuning, where it is not the project's number.
-
-    Raises:
-        MissingFile: a block that was not distilled.
-        UsageError: an architecture that mixes float and integer blocks, or a name that is none.
-        TeacherError, DataError, DiskFull: see `finetune`.
-        QaedgeError: another process builds a student of this name.
-    """
-    folder = student_folder(workspace, space, name)
-    with only_one(folder / "build.lock", f"building {name}"):
-        yield from _build(workspace, teacher, space, architecture, name, choose, epochs)
-
-
-def _build(
-    workspace: Workspace,
-    teacher: Teacher,
-    space: SearchSpace,
-    architecture: Architecture,
-    name: str,
-    choose: Choose,
-    epochs: int | None,
-) -> Iterator[Step]:
-    started = time.perf_counter()
-    folder = student_folder(workspace, space, name)
-    config = workspace.project.finetune
-    if epochs is not None:
-        config = msgspec.structs.replace(config, epochs=epochs)
-    train, val = open_splits(workspace)
-    train.check()
-    val.check()
-    student = assemble(workspace, teacher, space, architecture)
-    _make_room(folder, architecture)
-    quantizer = Quantizer(workspace, teacher, space, architecture, train, choose)
-    before, artifact = yield from _score(student, quantizer, val, folder / "before.onnx", "before")
-    start = safetensors.torch.save(dict(student.state_dict()))
-    write_atomic(folder / "before.safetensors", start)
-    kept, after, checkpoint = "before", None, None
-    if config.epochs:
-        checkpoint = checkpoint_path(folder, config, start)
-        yield from finetune(student, teacher.module, train, config, checkpoint)
-        (folder / REPORT).unlink(missing_ok=True)  # it would tell of weights that are about to change
-        after, tuned = yield from _score(student, quantizer, val, folder / "after.onnx", "after")
-        write_atomic(folder / "after.safetensors", safetensors.torch.save(dict(student.state_dict())))
-        if after.miou > before.miou:
-            kept, artifact = "after", tuned
-    report = StudentReport(
-        name=name,
-        before=before,
-        after=after,
-        kept=kept,
-        epochs=config.epochs,
-        scheme=str(quantizer.scheme),
-        form=artifact.form,
-        form_reason=quantizer.reason,
-        file=Path(artifact.path).name,
-        size_bytes=artifact.size_bytes,
-        sha256=artifact.sha256,
-        calibration_images=quantizer.images,
-        seconds=time.perf_counter() - started,
-    )
-    write_json(folder / REPORT, report)
-    for path in set(folder.glob("finetune-*.pt")) - {checkpoint}:
-        path.unlink(missing_ok=True)  # of other settings, or of another architecture that had this name
-    yield Step(1, 1, f"{name}: mIoU {report.miou:.4f}", report)
-
-
-def _make_room(folder: Path, architecture: Architecture) -> None:
-    """Write down what is built here; what another architecture of the same name left counts no more."""
-    path = folder / "architecture.json"
-    if path.exists() and decode_json(path, Architecture) != architecture:
-        (folder / REPORT).unlink(missing_ok=True)
-    architecture.save(path)
-
-
 def load_report(folder: Path) -> StudentReport:
     """Read what a build found; raise MissingFile where nothing was built."""
     return decode_json(folder / REPORT, StudentReport, hint="Make it with: qaedge build")
 
 
-def load_student(
+def is_built(folder: Path, architecture: Architecture, config: FinetuneConfig) -> bool:
+    """Whether a folder holds a student of this very architecture, fine-tuned with these settings."""
+    try:
+        return (
+            Architecture.read(folder / "architecture.json") == architecture and load_report(folder).finetune == config
+        )
+    except (MissingFile, InvalidFile):  # or what is there is cut short: building it anew mends that
+        return False
+
+
+def network_path(folder: Path, stage: str) -> Path:
+    """Where a quantized network lies, as it was after a stage of the build."""
+    return folder / f"{stage}.network.safetensors"
+
+
+def load_network(
     workspace: Workspace, teacher: Teacher, space: SearchSpace, name: str
-) -> tuple[nn.Module, Architecture, StudentReport]:
-    """Return a built student with the weights that were kept.
+) -> tuple[Graph | QuantizedGraph, Architecture, StudentReport]:
+    """Return a built student as what was kept of it computes: in float, or on its grids, frozen.
 
     Raises:
         MissingFile: nothing of that name was built.
@@ -194,6 +156,9 @@ def load_student(
     report = load_report(folder)
     architecture = Architecture.load(folder / "architecture.json", space)
     student = assemble(workspace, teacher, space, architecture)
+    if not QuantScheme.parse(report.scheme).is_float:
+        graph = trace(student, teacher.input_shape)
+        return load_quantized(graph, network_path(folder, report.kept)), architecture, report
     path = folder / f"{report.kept}.safetensors"
     try:
         student.load_state_dict(safetensors.torch.load_file(path))
@@ -201,7 +166,34 @@ def load_student(
         raise InvalidFile(
             path, "", f"the weights of {name}", str(error).splitlines()[0], "Run qaedge build again."
         ) from error
-    return student.eval(), architecture, report
+    return trace(student.eval(), teacher.input_shape), architecture, report
+
+
+class _Place(msgspec.Struct, frozen=True):
+    """A block of a student: where its distilled weights lie, its path in the network, and what was chosen for it.
+
+    `bits` are those of its layers as they were scored, where its scheme alone does not tell them.
+    """
+
+    weights: Path
+    path: str
+    candidate: Candidate
+    bits: tuple[int, ...]
+
+    def rounded(self, network: nn.Module) -> QuantizedGraph | None:
+        """Return the block as it was scored; None where it has other weights by now, or was rounded to the nearest."""
+        if not has_rounded(self.weights, self.candidate.scheme):
+            return None
+        if self.candidate.spec.is_own:
+            module = submodule(network, self.path)
+        else:
+            module = next(iter(top_modules(network, self.path).values()))
+        graph = trace(module, self.candidate.input_shape)
+        return load_rounded(self.weights, self.candidate.scheme, graph)
+
+    def steps(self, config: QuantizeConfig) -> tuple[str, ...]:
+        """Return the steps that a block takes whose rounded weights are not there."""
+        return config.few_bit if is_few_bit(self.candidate.scheme) else config.int8
 
 
 class Quantizer:
@@ -225,9 +217,17 @@ class Quantizer:
                 "Give the blocks of the space integer schemes only, or fp32 only.",
             )
         self.input_shape = teacher.input_shape
-        self.places = {
-            place: schemes[name] for name in schemes for place in top_modules(teacher.module, teacher.block(name).path)
-        }
+        losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
+        self._places = [
+            _Place(
+                weights_path(workspace, space, block.name, candidate.spec),
+                teacher.block(block.name).path,
+                candidate,
+                losses.sensitive_bits(block.name, candidate),
+            )
+            for block, candidate in zip(space.blocks, architecture.candidates(space), strict=True)
+        ]
+        self._config = workspace.project.quantize
         widest = max(schemes.values(), key=lambda s: (s.weight_bits, s.activation_bits))
         self.scheme: QuantScheme = widest
         self.form, self.reason = ("float", "") if widest.is_float else choose(widest.weight_bits)
@@ -241,20 +241,67 @@ class Quantizer:
         return tuple(self._train.names[i] for i in self._chosen)
 
     def quantize(self, network: nn.Module) -> Graph | QuantizedGraph:
-        """Return a network's graph, quantized unless the scheme is float."""
+        """Return a network's graph, quantized unless the scheme is float.
+
+        Raises:
+            DataError: calibration images that are all of one color, or cannot be read.
+            TeacherError: activations without a range; see `observe`.
+        """
         graph = trace(network, self.input_shape)
         if self.scheme.is_float:
             return graph
-        bits = {node.name: self._bits(node.where) for node in graph.nodes if node.weight}
-        batches = (self._train.preprocess(self._train.image(i)[None]) for i in self._chosen)
-        return calibrate(graph, batches, self.scheme, bits).freeze()
+        self._train.check_varied(self._chosen)
+        rounded = [place.rounded(network) for place in self._places]
+        if any(rounded) or any(place.steps(self._config) for place in self._places):
+            return self._round(network, graph, rounded)
+        return calibrate(graph, self.batches(), self.scheme, self._bits(network, graph)).freeze()
 
-    def _bits(self, where: str) -> int:
-        """The bits of the block that holds a module; what lies outside every block has the widest."""
-        for place, scheme in self.places.items():
-            if where == place or where.startswith(f"{place}."):
-                return scheme.weight_bits
-        return self.scheme.weight_bits
+    def batches(self) -> Iterator[Tensor]:
+        """Yield the calibration images, preprocessed, one by one: (1, 3, height, width)."""
+        for i in self._chosen:
+            yield self._train.preprocess(self._train.image(i)[None])
+
+    def _bits(self, network: nn.Module, graph: Graph) -> dict[str, int]:
+        """Return node -> bits of its weights: of each block as it was scored, whatever its weights are by now."""
+        places = [(top_modules(network, place.path), place.candidate.scheme) for place in self._places]
+        return bits_of_network(graph, places, [place.bits for place in self._places])
+
+    def _round(self, network: nn.Module, graph: Graph, rounded: Sequence[QuantizedGraph | None]) -> QuantizedGraph:
+        """Quantize a network some of whose blocks are rounded with care.
+
+        A block has the numbers it was scored with (`rounded`), as long as its weights are still those that they were
+        made from; else it is rounded anew, as a part of the network, by those of its steps that do not take a block
+        by itself.
+        """
+        bits = self._bits(network, graph)
+        values = {name: value.detach() for name, value in graph.values.items()}
+        scales: dict[str, Tensor] = {}
+        anew: dict[str, set[str]] = {"ranges": set(), "biases": set(), "rounding": set()}
+        for place, found in zip(self._places, rounded, strict=True):
+            nodes = [node for node in nodes_in(graph, top_modules(network, place.path)) if node.weight]
+            if found is not None:
+                put_in(values, scales, bits, nodes, found)
+                continue
+            for step in anew.keys() & set(place.steps(self._config)):
+                anew[step] |= {node.name for node in nodes}
+        for node in graph.nodes:
+            if node.name in anew["ranges"]:
+                scales[node.name] = search_weight_scales(values[node.weight], bits[node.name])
+        filled = Graph(graph.input_shape, graph.nodes, graph.output, values)
+        observed = observe(filled, self.batches(), keep=KEPT // max(1, len(self._chosen)))
+        activation_bits = self.scheme.activation_bits
+        searched = any(rounded) or anew["ranges"]
+        grids = search_scales(observed, activation_bits) if searched else observed.scales(activation_bits)
+        quantized = QuantizedGraph(filled, self.scheme, grids, bits, True, scales)
+        if anew["biases"] or anew["rounding"]:
+            images = list(self.batches())
+            apart = max(1, len(images) // ROUNDED)
+            inputs = torch.cat(images[::apart][:ROUNDED])
+            if anew["biases"]:
+                quantized = correct_biases(quantized, filled, inputs, anew["biases"])
+            if anew["rounding"]:
+                quantized = round_layers(quantized, filled, inputs, anew["rounding"])
+        return quantized.freeze()
 
 
 def open_splits(workspace: Workspace) -> tuple[Split, Split]:
@@ -265,24 +312,6 @@ def open_splits(workspace: Workspace) -> tuple[Split, Split]:
 
 
 def file_miou(path: Path, split: Split) -> Iterator[Step]:
-    """Run an exported ONNX file over a split; the last Step's result is the Confusion."""
-    session = OnnxSession(path)
+    """Run an exported file over a split; the last Step's result is the Confusion."""
+    session = load_file(path)
     yield from evaluate(lambda images: session.run(images), split, batch=1)
-
-
-def _score(
-    network: nn.Module, quantizer: Quantizer, val: Split, path: Path, when: str
-) -> Generator[Step, None, tuple[Scores, Artifact]]:
-    """Score a network in float and as a file; return the scores and the file."""
-    quantized = quantizer.quantize(network)
-    artifact = write_onnx(quantized, path, quantizer.form if quantizer.form != "float" else "u8s8")
-    found: list[float] = []
-    for what, steps in (
-        (f"float mIoU {when} fine-tuning", evaluate(network, val, batch=1)),
-        (f"{artifact.form} mIoU {when} fine-tuning", file_miou(path, val)),
-    ):
-        for step in steps:
-            if isinstance(step.result, Confusion):
-                found.append(step.result.miou)
-            yield Step(step.done, step.total, what)
-    return Scores(*found), artifact

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from qaedge.errors import TeacherError
 from qaedge.nn.fingerprint import computation_digest, structure_digest, weights_digest
 from qaedge.nn.paths import parse_path, put, submodule, top_modules
-from qaedge.nn.weights import build, load_weights
+from qaedge.nn.weights import build, check_suffix, load_weights
 from qaedge.project import DataConfig, Workspace
 from qaedge.sources import sources_digest
 from qaedge.space import SearchSpace, Shape, SpaceFile
@@ -80,8 +80,11 @@ class BlockCost(msgspec.Struct, frozen=True):
     macs: int
 
 
-def load_teacher(workspace: Workspace) -> Teacher:
+def load_teacher(workspace: Workspace, untrained: bool = False) -> Teacher:
     """Build the teacher of a project, load its weights, and cut it into its blocks.
+
+    With `untrained` it is taken with fresh weights where its file is not there yet: for what asks
+    for shapes alone.
 
     Its digest covers function, arguments, weights and block paths, the size of its images, the
     graph of the network with its constants, and the project's files that it is written in: what
@@ -89,16 +92,27 @@ def load_teacher(workspace: Workspace) -> Teacher:
 
     Raises:
         TeacherError: the function, the weights or a block path cannot be used.
-        MissingFile: no weights where the project says.
+        MissingFile: no weights where the project says, unless `untrained`.
     """
     config, data = workspace.project.teacher, workspace.project.data
     module = build(config.function, config.arguments, workspace.root)
-    weights = load_weights(module, workspace.path(config.weights)) if config.weights else ""
+    weights = "" if untrained and not workspace.is_trained else _loaded(workspace, module)
     shape = (3, data.height, data.width)
     code = sources_digest(workspace.root, config.function)
     made = (config.function, sorted(config.arguments.items()), weights, code, list(config.blocks.items()), shape)
     digest = hashlib.sha256(msgspec.json.encode((made, computation_digest(module), weights_digest(module)))).hexdigest()
     return cut(module, config.blocks, shape, digest)
+
+
+def _loaded(workspace: Workspace, module: nn.Module) -> str:
+    """Load the weights that the project names, if it names any, and return the file's sha256."""
+    named = workspace.project.teacher.weights
+    if not named:
+        return ""
+    check_suffix(workspace.path(named))  # before it is asked for: no training makes a file of another kind
+    path = workspace.weights_file
+    assert path is not None
+    return load_weights(module, path)
 
 
 def cut(module: nn.Module, paths: Mapping[str, str], input_shape: Shape, digest: str) -> Teacher:
@@ -229,7 +243,11 @@ def resolve_space(teacher: Teacher, space: SpaceFile, data: DataConfig) -> Searc
     """
     shapes = {block.name: (block.input_shape, block.output_shape) for block in teacher.blocks}
     own = {block.name: block.digest for block in teacher.blocks}
-    return space.resolve(shapes, own, teacher.digest, data.digest)
+    layers = {
+        block.name: sum(isinstance(part, nn.Conv2d | nn.Linear) for part in block.module.modules())
+        for block in teacher.blocks
+    }
+    return space.resolve(shapes, own, teacher.digest, data.digest, layers)
 
 
 def _shape(tensor: Tensor) -> Shape:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,7 +11,7 @@ import safetensors.torch
 from qaedge.files import only_one, write_atomic
 from qaedge.nn.data import Split
 from qaedge.nn.finetune import checkpoint_path, finetune
-from qaedge.nn.metrics import Confusion, evaluate
+from qaedge.nn.metrics import evaluate, miou_of
 from qaedge.nn.teacher import Teacher
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
@@ -50,19 +50,10 @@ def train_teacher(teacher: Teacher, train: Split, val: Split, config: FinetuneCo
 def _train(teacher: Teacher, train: Split, val: Split, config: FinetuneConfig, output: Path) -> Iterator[Step]:
     train.check()
     val.check()
-    before = yield from _miou(teacher, val, "before training")
+    before = yield from miou_of(evaluate(teacher.module, val), "mIoU before training")
     checkpoint = checkpoint_path(output.parent, config, teacher.digest.encode())
     yield from finetune(teacher.module, teacher.module, train, config, checkpoint)
-    after = yield from _miou(teacher, val, "after training")
+    after = yield from miou_of(evaluate(teacher.module, val), "mIoU after training")
     write_atomic(output, safetensors.torch.save(dict(teacher.module.state_dict())))
     checkpoint.unlink(missing_ok=True)
     yield Step(1, 1, f"mIoU {after:.4f}", TrainedTeacher(str(output), before, after, config.epochs))
-
-
-def _miou(teacher: Teacher, val: Split, when: str) -> Generator[Step, None, float]:
-    found = 0.0
-    for step in evaluate(teacher.module, val):
-        if isinstance(step.result, Confusion):
-            found = step.result.miou
-        yield Step(step.done, step.total, f"mIoU {when}")
-    return found

@@ -70,10 +70,7 @@ def load_weights(module: nn.Module, path: Path) -> str:
         MissingFile: no such file.
         TeacherError: another kind of file, a broken one, or tensors that do not fit.
     """
-    if path.suffix not in READERS:
-        raise TeacherError(
-            f"The weights {path} are no file that qaedge reads.", f"Known: {', '.join(READERS)}, holding a state dict."
-        )
+    check_suffix(path)
     data = read_bytes(path, hint="Check teacher.weights in the project file.")
     state = READERS[path.suffix](path, data)
     try:
@@ -84,6 +81,14 @@ def load_weights(module: nn.Module, path: Path) -> str:
             "Check teacher.function, teacher.arguments and teacher.weights in the project file.",
         ) from error
     return hashlib.sha256(data).hexdigest()
+
+
+def check_suffix(path: Path) -> None:
+    """Raise TeacherError for a kind of file that is not read."""
+    if path.suffix not in READERS:
+        raise TeacherError(
+            f"The weights {path} are no file that qaedge reads.", f"Known: {', '.join(READERS)}, holding a state dict."
+        )
 
 
 def _safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
@@ -98,7 +103,8 @@ def _pickled(path: Path, data: bytes) -> dict[str, Tensor]:
         # Only tensors and plain data: a weights file must not be able to run code.
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        if "Unsupported" in str(error):  # torch's text advises to run what the file brings along
+        # torch's text advises to run what the file brings along: it is never passed on.
+        if isinstance(error, pickle.UnpicklingError) and "weights_only" in str(error):
             raise TeacherError(
                 f"The weights {path} hold more than tensors.",
                 "Save model.state_dict(), with torch.save(model.state_dict(), path).",

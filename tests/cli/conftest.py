@@ -28,7 +28,9 @@ def patient(arguments: tuple[object, ...]) -> list[str]:
 @pytest.fixture(autouse=True)
 def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let agents keep their lock in a folder of the test's own: whoever measures on this machine is not waited for."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("agent")))
+    folder = str(tmp_path_factory.mktemp("agent"))
+    monkeypatch.setenv("TMPDIR", folder)
+    monkeypatch.setenv("QAEDGE_LOCKS", folder)
 
 
 class Ran(msgspec.Struct, frozen=True):
@@ -65,9 +67,13 @@ def spawn() -> Callable[..., subprocess.Popen[str]]:
 
 @pytest.fixture
 def scenes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, qaedge: Callable[..., Ran]) -> Path:
-    """A fresh project on generated scenes; the current folder is its own."""
+    """A fresh project on generated scenes that asks for no trained weights; the current folder is its own."""
     monkeypatch.chdir(tmp_path)
     assert qaedge("init", "--quiet").status == 0
+    file = tmp_path / "qaedge.toml"
+    text = file.read_text()
+    assert text.count('weights = "teacher.safetensors"') == 1
+    file.write_text(text.replace('weights = "teacher.safetensors"', 'weights = ""'))
     return tmp_path
 
 

@@ -19,9 +19,11 @@ from tiny_scenes import write_project
 from qaedge import cli
 from qaedge.architecture import Architecture
 from qaedge.files import only_one
+from qaedge.nn.build import build_student
 from qaedge.nn.manifest import Manifest
 from qaedge.nn.onnx_session import OnnxSession
-from qaedge.nn.student import StudentReport, build_student, file_miou, open_splits, student_folder
+from qaedge.nn.parity import BOUNDS, Bounds
+from qaedge.nn.student import StudentReport, file_miou, is_built, open_splits, student_folder
 from qaedge.nn.teacher import load_teacher
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
@@ -123,10 +125,10 @@ def test_the_manifest_says_what_the_file_is(chain):
     assert list(found.architecture) == ["stage1", "stage3", "head"]
     assert found.architecture["head"] == "poolcontext_k1_c8+logits_c8 w7a8"
     assert found.teacher == load_teacher(chain.workspace).digest
-    assert found.parity.same_class is not None and found.parity.same_class >= 0.995 and found.parity.images == 3
+    assert found.parity.same_class is not None and found.parity.same_class >= 0.995 and found.parity.images == 4
     assert found.predicted.loss == 0.5 and found.predicted.latency_s is None
     assert len(found.calibration_images) == 4 and "torch" in found.versions
-    assert OnnxSession(path).kind == "tensor(float)"
+    assert OnnxSession(path).dtype == "float32"
 
 
 def test_predicted_and_measured_stand_side_by_side(chain, qaedge, tmp_path):
@@ -169,7 +171,20 @@ def test_another_architecture_of_the_same_name_starts_anew(copy, qaedge):
     assert found["size_bytes"] == json.loads(ran.out)[0]["size_bytes"]
 
 
-def test_mixed_bits_reach_the_file(copy, qaedge):
+def test_other_settings_are_another_student(copy):
+    folder, config = copy.student("small"), copy.workspace.project.finetune
+    chosen = Architecture.load(copy.folder / "small.json", copy.space)
+    assert is_built(folder, chosen, config)
+    assert not is_built(folder, Architecture.own(copy.space), config)
+    assert not is_built(folder, chosen, msgspec.structs.replace(config, learning_rate=1e-4))
+    assert not is_built(copy.student("nobody"), chosen, config)
+    report = json.loads((folder / "student.json").read_text())
+    del report["finetune"]  # as older builds wrote it
+    (folder / "student.json").write_text(json.dumps(report))
+    assert not is_built(folder, chosen, config)
+
+
+def test_mixed_bits_reach_the_file(copy, qaedge, monkeypatch, tmp_path):
     """stage3 in 4 bits, the rest in 7: each block keeps its own."""
     index = next(i for i, c in enumerate(copy.space.block("stage3").candidates) if str(c.scheme) == "w4a8")
     save_architecture(copy, copy.folder / "mixed.json", (0, index, 0))
@@ -181,6 +196,28 @@ def test_mixed_bits_reach_the_file(copy, qaedge):
     }
     assert {abs(w.astype(int)).max() for name, w in weights.items() if name.startswith("features_3_")} == {7}
     assert {abs(w.astype(int)).max() for name, w in weights.items() if not name.startswith("features_3_")} == {63}
+
+    pytest.importorskip("ai_edge_litert", reason="needs the extra tflite")
+    monkeypatch.chdir(tmp_path)
+    words = ("export", "mixed", "--format", "onnx,tflite", "--project", copy.file)
+    ran = qaedge(*words, "--json")
+    assert ran.status == 0, ran.err
+    few = len([name for name in weights if name.startswith("features_3_")])
+    sizes = {row["format"]: row["size_bytes"] for row in json.loads(ran.out)}
+    for row, (stored, executed) in zip(json.loads(ran.out), (("INT4", "INT8"), ("INT4", "INT4")), strict=True):
+        manifest = msgspec.json.decode(Path(row["manifest"]).read_bytes(), type=Manifest)
+        assert [msgspec.to_builtins(group) for group in manifest.weights] == row["weights"]
+        assert manifest.smallest_bytes == row["smallest_bytes"] == sizes
+        four = {group.stored: group for group in manifest.weights if group.bits == 4}
+        assert four[stored].executed == executed and sum(group.layers for group in four.values()) == few
+        assert ("profilers/unpack.py" in manifest.loading) == (row["format"] == "onnx")
+    assert {group.stored for group in manifest.weights if group.bits == 4} == {"INT4", "INT8"}, "depthwise: a byte each"
+    ran = qaedge(*words)
+    shown = " ".join(ran.out.split())
+    total = len(weights)
+    assert f"mixed.onnx: 4-bit weights: {few} of {total} layers, stored packed, unpacked to INT8 on load for" in shown
+    assert f"mixed.tflite: 4-bit weights: 1 of {total} layers, stored as INT8, a byte each (TFLite packs" in shown
+    assert "the smallest file that holds these weights:" in shown
 
 
 # What goes wrong
@@ -246,10 +283,30 @@ def test_export_gives_away_the_file_that_was_scored(copy, qaedge):
     assert not (copy.folder / "new.onnx").exists()
 
 
+def test_a_build_that_is_interrupted_leaves_an_earlier_one_whole(copy, qaedge, monkeypatch):
+    from qaedge.nn import build
+
+    folder, real = copy.student("small"), build._score
+    kept = {p.name: p.read_bytes() for p in folder.iterdir() if p.name in ("student.json", "after.onnx")}
+    assert len(kept) == 2
+
+    def interrupted(*arguments):
+        if arguments[-1] == "after":
+            raise KeyboardInterrupt
+        return (yield from real(*arguments))
+
+    monkeypatch.setattr(build, "_score", interrupted)
+    ran = qaedge("build", folder / "architecture.json", "--name", "small", "--project", copy.file)
+    assert ran.status == 130
+    assert {name: (folder / name).read_bytes() for name in kept} == kept
+    ran = qaedge("export", "small", "--output", copy.folder / "again.onnx", "--project", copy.file)
+    assert ran.status == 0, ran.err
+
+
 def test_a_good_file_survives_an_export_that_fails(copy, qaedge, monkeypatch):
     kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
     assert len(kept) == 2
-    monkeypatch.setattr("qaedge.nn.parity.NETWORK_BOUND", 1.1)  # no file can be that good
+    monkeypatch.setitem(BOUNDS, "onnx", Bounds(0.9, 1.1))  # no file can be that good
     ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
     assert ran.status == 1 and "pixels of the same class" in ran.err
     assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept
@@ -260,7 +317,7 @@ def test_damaged_weights_of_a_student_are_named(copy, qaedge):
     for path in copy.student("small").glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:1000])
     ran = qaedge("export", "small", "--output", copy.folder / "x.onnx", "--project", copy.file)
-    assert ran.status == 1 and "expected the weights of small" in ran.err and "qaedge build again" in ran.err
+    assert ran.status == 1 and "expected a quantized network" in ran.err and "qaedge build again" in ran.err
     assert not (copy.folder / "x.onnx").exists()
 
 
@@ -290,6 +347,17 @@ def camvid(project: Project, label: int = 1) -> None:
             b'layout = "scenes"', f'layout = "camvid"\npath = "photos"\nclasses = [{classes}]'.encode()
         ),
     )
+
+
+@pytest.mark.parametrize("command", [("distill",), ("build", "--teacher")])
+def test_images_that_are_all_black_are_named_before_any_work(command, copy, qaedge):
+    camvid(copy)
+    images = sorted((copy.folder / "photos/train/images").iterdir())
+    for path in images:
+        Image.new("RGB", (48, 32)).save(path)
+    ran = qaedge(*command, "--project", copy.file)
+    assert ran.status == 1 and ran.out == "" and ran.err.count("error:") == 1, ran.err
+    assert "one color, (0, 0, 0)" in ran.err and str(images[0]) in ran.err and "data.path" in ran.err
 
 
 def test_labels_outside_the_classes_are_named(copy, qaedge):

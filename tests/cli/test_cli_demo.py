@@ -23,6 +23,7 @@ SMALLER = {
 @pytest.mark.slow
 def test_the_demo_ends_in_figures_and_a_picture_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("QAEDGE_LOCKS", str(tmp_path))
     folder = tmp_path / "demo"
     folder.mkdir()
     project = demo.PROJECT

@@ -159,7 +159,7 @@ def test_candidates_that_fail_are_named_and_the_others_kept(tmp_path, qaedge):
     file = write_own_teacher(tmp_path, "make", 'fine = "0"\nodd = "1"')
     ran = qaedge("distill", "--project", file, "--quiet")
     assert ran.status == 1 and ran.out == ""
-    assert ran.err.count("warning:") == 2 and ran.err.count("error:") == 1
+    assert ran.err.count("warning:") == 3 and ran.err.count("error:") == 1  # the third: untrained weights
     assert "puts out (6, 32, 48), the teacher (6, 30, 46)" in ran.err
     assert "2 candidates could not be distilled: odd ir_k3_s1_e1_c6, odd ir_k3_s1_e2_c6" in ran.err
     rows = rows_of(Workspace.open(file))
@@ -175,7 +175,11 @@ def test_a_block_with_two_outputs_is_refused(tmp_path, qaedge):
 @pytest.mark.parametrize(
     ("name", "damage", "said"),
     [
-        ("teacher.safetensors", lambda p: p.unlink(), "No file"),
+        (
+            "teacher.safetensors",
+            lambda p: p.unlink(),
+            "teacher.safetensors is not there yet: run `qaedge teacher train`",
+        ),
         ("teacher.safetensors", lambda p: p.write_bytes(p.read_bytes()[:5000]), "cannot be read"),
         ("teacher.safetensors", lambda p: p.write_bytes(b""), "cannot be read"),
         ("qaedge.toml", lambda p: p.write_text(p.read_text() + "epoch = 3\n"), "finetune.epoch: expected a known key"),
@@ -194,3 +198,10 @@ def test_what_is_wrong_is_said_before_long_work(name, damage, said, tmp_path, qa
     assert ran.status == 1 and ran.out == "", ran.err
     assert ran.err.count("error:") == 1 and said in ran.err, ran.err
     assert "Traceback" not in ran.err
+
+
+def test_untrained_weights_are_told_before_anything_imitates_them(tmp_path, qaedge):
+    write_project(tmp_path, steps=1)
+    file = tmp_path / "qaedge.toml"
+    file.write_text(file.read_text().replace('weights = "teacher.safetensors"\n', ""))
+    assert "warning: teacher.weights is empty" in qaedge("distill", "--project", file).err

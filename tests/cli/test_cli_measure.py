@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
+import msgspec
 import pytest
 from tiny_files import write_convolutions
 from tiny_tables import write_state
 
 from qaedge.artifact import Artifact
+from qaedge.cli import bench
+from qaedge.cli.bench import Manifest, Predicted, Row, predicted, show
+from qaedge.probes import probes
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
-from qaedge.tables import LatencyTable, anchor_key
+from qaedge.tables import LatencyTable, anchor_key, table_keys
 
 
 @pytest.fixture
@@ -38,12 +45,32 @@ def test_bench_prints_predicted_beside_measured(files, qaedge):
     assert (heavy["file"], light["file"]) == ("heavy.onnx", "light.onnx")
     assert 0 < light["median_s"] < heavy["median_s"]
     assert light["p90_s"] >= light["median_s"] and light["samples"] >= 64
+    assert (light["p99_s"] is not None) == (light["samples"] >= 662)
     assert light["predicted_s"] == 0.001 and heavy["predicted_s"] is None
     assert light["size_bytes"] == (files / "light.onnx").stat().st_size
 
     ran = qaedge("bench", "light.onnx")
     assert "predicted" in ran.out and "local: onnxruntime" in ran.out
     assert ran.err.startswith("measuring: ")
+
+
+def test_more_threads_than_cores_are_refused(files, qaedge):
+    cores = os.cpu_count()
+    ran = qaedge("bench", "light.onnx", "--threads", cores + 1)
+    assert ran.status == 2
+    assert f"{cores + 1} threads were asked for, and local has {cores} core" in ran.err
+    assert f"--threads {cores}" in ran.err
+
+
+def test_instructions_and_cycles_are_shown_where_they_are_counted(files, qaedge, monkeypatch, capsys):
+    (row,) = json.loads(qaedge("bench", "light.onnx", "--json", "--quiet").out)
+    assert {"instructions", "cycles"} <= row.keys()
+    plain = msgspec.convert({**row, "instructions": None, "cycles": None}, bench.Row)
+    bench.show([plain])
+    assert "instructions" not in capsys.readouterr().out
+    bench.show([msgspec.structs.replace(plain, instructions=12_340_000.0), plain])
+    shown = capsys.readouterr().out
+    assert "instructions" in shown and "12.3 M" in shown and "cycles" not in shown
 
 
 def test_a_prediction_for_another_device_is_not_compared(files, qaedge):
@@ -67,6 +94,56 @@ def test_a_prediction_that_cannot_be_is_refused(seconds, files, qaedge):
     assert ran.status == 1 and "light.onnx.json: predicted.latency_s: expected seconds above 0" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        ("predicted", "predcted", "light.onnx.json: predicted: expected a value, found only 'predcted'."),
+        ("sha256", "sha", "light.onnx.json: sha256: expected a value, found only 'sha'."),
+        ("latency_s", "latency", "light.onnx.json: predicted.latency: expected a known key (latency_s, "),
+        ("latency_s", None, "light.onnx.json: predicted.latency_s: expected seconds, or null"),
+    ],
+)
+def test_a_manifest_with_a_typing_error_is_a_warning(key, name, said, files, qaedge):
+    path = files / "light.onnx"
+    write_manifest(path, latency_s=0.001)
+    manifest = json.loads((files / "light.onnx.json").read_text())
+    inside = manifest["predicted"] if key == "latency_s" else manifest
+    value = inside.pop(key)
+    if name:
+        inside[name] = value
+    (files / "light.onnx.json").write_text(json.dumps(manifest))
+    artifact = Artifact.of(path)
+    said_of: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("qaedge.report.warn", said_of.append)
+        patch.chdir(files)
+        assert predicted(msgspec.structs.replace(artifact, path="light.onnx"), "local") is None
+    assert len(said_of) == 1 and said_of[0].startswith(said)
+
+
+@pytest.mark.parametrize(("value", "found"), [('"7ms"', "text"), ("true", "true or false")])
+def test_a_prediction_of_another_type_is_refused(value, found, files, qaedge):
+    (files / "light.onnx.json").write_text(f'{{"sha256": "x", "predicted": {{"latency_s": {value}}}}}')
+    ran = qaedge("bench", "light.onnx")
+    assert ran.status == 1 and "light.onnx.json: predicted.latency_s: expected a number or nothing" in ran.err
+    assert f"found {found}" in ran.err
+
+
+def test_manifests_have_the_keys_that_bench_knows():
+    manifest = pytest.importorskip("qaedge.nn.manifest")
+    assert Predicted.__struct_fields__ == manifest.Predicted.__struct_fields__
+    assert set(Manifest.__struct_fields__) <= set(manifest.Manifest.__struct_fields__)
+
+
+def test_quantiles_of_too_few_samples_are_not_estimable(capsys):
+    row = Row("x.onnx", "0" * 64, 10, 0.001, None, None, 1e-6, 30, None, (), "local", "r", "1", 1, 0.1, 0.1, None)
+    many = msgspec.structs.replace(row, samples=700, p90_s=0.002, p99_s=0.003)
+    show([row, many])
+    few, enough = capsys.readouterr().out.splitlines()[-2:]
+    assert few.count("not estimable") == 2
+    assert "not estimable" not in enough and "2 ms" in enough and "3 ms" in enough
+
+
 def test_a_broken_file_does_not_hide_the_others(files, qaedge):
     (files / "broken.onnx").write_bytes(b"not a network")
     ran = qaedge("bench", "light.onnx", "broken.onnx", "--json")
@@ -79,6 +156,34 @@ def test_a_broken_file_does_not_hide_the_others(files, qaedge):
 def test_bench_says_what_is_not_there(name, said, files, qaedge):
     ran = qaedge("bench", name, "--device", "local" if "absent" in name else "pi9")
     assert ran.status == 1 and said in ran.err
+
+
+def test_energy_without_a_sensor_says_what_was_looked_for(files, qaedge):
+    if any(path.read_text() == "ina3221\n" for path in Path("/sys/class/hwmon").glob("hwmon*/name")):
+        pytest.skip("this machine has a sensor")
+    ran = qaedge("bench", "light.onnx", "--energy")
+    assert ran.status == 1
+    assert "no sensor for its power" in ran.err and "--meter" in ran.err
+
+
+@pytest.mark.slow
+def test_energy_from_a_meter(files, qaedge):
+    # A meter whose watts follow how busy this machine is: idle, then one core.
+    Path("meter.py").write_text(
+        "import json, time\n"
+        "def idle():\n"
+        "    with open('/proc/stat') as file:\n"
+        "        return int(file.readline().split()[4])\n"
+        "while True:\n"
+        "    before = idle()\n"
+        "    time.sleep(0.1)\n"
+        "    print(json.dumps({'watts': max(1.0, 50.0 - (idle() - before))}), flush=True)\n"
+    )
+    (row,) = json.loads(qaedge("bench", "light.onnx", "--json", "--meter", f"{sys.executable} meter.py").out)
+    if row["energy_j"] is None:
+        assert "no energy" in row["doubts"]  # a machine that is busy with something else
+    else:
+        assert row["energy_samples"] >= 50 and 0 < row["energy_j"] < 50
 
 
 def test_compare_finds_ten_times_the_work_slower(files, qaedge):
@@ -142,6 +247,13 @@ def profiled(few, qaedge):
     return few
 
 
+def count() -> int:
+    """How many rows a whole table of the project has: five candidates, the teacher, and the probes."""
+    found = len(table_keys(SearchSpace.load(Workspace.open().space_json)))
+    assert found > 6
+    return found
+
+
 def rows() -> LatencyTable:
     return LatencyTable("local", LatencyTable.store(Workspace.open().latency_file("local")).rows())
 
@@ -152,9 +264,11 @@ def test_profile_fills_the_table_and_keeps_it(few, qaedge):
     summary = json.loads(ran.out)
     space = SearchSpace.load(Workspace.open().space_json)
     wanted = {c.key for c in space.unique()} | {anchor_key(space, "w7a8")}
+    wanted |= probes(space).keys()
     table = rows()
     assert set(table.rows) == wanted
-    assert (summary["kept"], summary["measured"], summary["failed"]) == (0, 6, [])
+    assert (summary["kept"], summary["measured"], summary["failed"]) == (0, count(), [])
+    assert summary["slower"] == summary["slower_bits"] == [], "there is one scheme alone"
     for block, listed in zip(space.blocks, summary["blocks"], strict=True):
         times = [table.rows[c.key].measurement.median_s for c in block.candidates]
         assert (listed["own_s"], listed["fastest_s"], listed["slowest_s"]) == (times[0], min(times), max(times))
@@ -165,7 +279,7 @@ def test_profile_fills_the_table_and_keeps_it(few, qaedge):
     assert {row.form for row in table.rows.values()} == {form}
 
     ran = qaedge("profile")
-    assert ran.status == 0 and "6 of 6 rows are kept, 0 to measure" in ran.err
+    assert ran.status == 0 and f"{count()} of {count()} rows are kept, 0 to measure" in ran.err
     assert "teacher's own" in ran.out and "the whole teacher on local" in ran.out
     listing = json.loads(qaedge("space", "--json").out)
     assert listing["missing_latency"] == {"local": 0} and listing["missing_teacher"] == {"local": 0}
@@ -183,9 +297,9 @@ def test_rows_of_another_state_are_measured_again(profiled, qaedge):
         write_state(Workspace.open(), key, field, value)
     ran = qaedge("profile")
     assert ran.status == 0, ran.err
-    assert "1 of 6 rows are kept, 5 to measure" in ran.err
+    assert f"{count() - 5} of {count()} rows are kept, 5 to measure" in ran.err
     assert all(f"{field} is {value!r}, and not" in " ".join(ran.err.split()) for field, value in states.items())
-    assert "6 of 6 rows are kept, 0 to measure" in qaedge("profile").err
+    assert f"{count()} of {count()} rows are kept, 0 to measure" in qaedge("profile").err
 
 
 def test_a_killed_run_loses_nothing_finished(few, spawn):
@@ -200,4 +314,4 @@ def test_a_killed_run_loses_nothing_finished(few, spawn):
     process = spawn("profile", "--json")
     out, err = process.communicate()
     assert process.returncode == 0, err
-    assert json.loads(out)["kept"] == kept and json.loads(out)["measured"] == 6 - kept
+    assert json.loads(out)["kept"] == kept and json.loads(out)["measured"] == count() - kept

@@ -7,9 +7,11 @@ import re
 import sys
 
 import pytest
+from tiny_scenes import SPACE, write_project
 
-from qaedge.project import Workspace
-from qaedge.space import SpaceFile
+from qaedge.project import QUANTIZE_STEPS, QuantizeConfig, Workspace
+from qaedge.space import SearchSpace, SpaceFile
+from qaedge.tables import LatencyTable, table_keys
 
 #: What DeepLabV3 on MobileNetV2 has at 360x480; (channels, height, width).
 SHAPES = {
@@ -38,6 +40,19 @@ def test_init_writes_files_that_read_and_explain_every_key(layout, qaedge, tmp_p
         assert not re.search(r"[ \t]\n|[{}]", text)
 
 
+@pytest.mark.parametrize("layout", ["camvid", "cityscapes", "scenes"])
+def test_init_shows_how_candidates_are_quantized(layout, qaedge, tmp_path):
+    file = tmp_path / "qaedge.toml"
+    qaedge("init", "--data", layout, "--project", file)
+    text = file.read_text()
+    section = re.search(r"^\[quantize\]\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE).group(1)
+    assert re.findall(r"^(\w+) =", section, re.MULTILINE) == list(QuantizeConfig.__struct_fields__)
+    assert Workspace.open(file).project.quantize == QuantizeConfig(), "what is shown is what holds without it"
+    assert all(f'"{step}"' in section for step in QUANTIZE_STEPS)
+    file.write_text(text.replace("int8 = []", f"int8 = {list(QUANTIZE_STEPS)}".replace("'", '"')))
+    assert Workspace.open(file).project.quantize.int8 == QUANTIZE_STEPS
+
+
 @pytest.mark.parametrize("layout", ["camvid", "cityscapes"])
 def test_a_written_space_has_at_least_24_candidates_per_block(layout, qaedge, tmp_path):
     qaedge("init", "--data", layout, "--project", tmp_path / "qaedge.toml")
@@ -54,6 +69,76 @@ def test_init_overwrites_only_when_told_to(qaedge, scenes):
     assert (scenes / "space.toml").read_text() == "mine" and not (scenes / "qaedge.toml").exists()
     assert qaedge("init", "--force").status == 0
     assert "mine" not in (scenes / "space.toml").read_text()
+
+
+@pytest.fixture
+def fresh(tmp_path, monkeypatch, qaedge):
+    """What `init` wrote, as it is, but for the number of images and their size."""
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    assert "Next: qaedge teacher train" in qaedge("init").err
+    text = (tmp_path / "qaedge.toml").read_text()
+    for large, small in {
+        "count = 128": "count = 8",
+        "height = 128": "height = 32",
+        "width = 192": "width = 48",
+    }.items():
+        assert text.count(large) == 1
+        text = text.replace(large, small)
+    (tmp_path / "qaedge.toml").write_text(text)
+    return tmp_path
+
+
+def test_a_fresh_project_is_trained_without_an_edit(fresh, qaedge):
+    assert Workspace.open().project.teacher.weights == "teacher.safetensors"
+    absent = "teacher.safetensors is not there yet: run `qaedge teacher train`."
+    for command in (["teacher", "check", "--quiet"], ["space"]):  # these ask for shapes alone
+        ran = qaedge(*command)
+        assert ran.status == 0 and f"warning: {absent} Until then" in " ".join(ran.err.split()), ran.err
+    for command in (["distill"], ["build", "--teacher"], ["export", "teacher"]):
+        ran = qaedge(*command)
+        assert ran.status == 1 and ran.err.startswith(f"error: {absent}\n"), ran.err
+
+    before = json.loads(qaedge("space", "--json").out)
+    ran = qaedge("teacher", "train", "--epochs", "1")
+    assert ran.status == 0 and "the teacher starts from scratch" in ran.err, ran.err
+    assert "not there yet" not in qaedge("teacher", "check", "--no-miou").err
+    ran = qaedge("space", "--json")
+    after = json.loads(ran.out)
+    assert ran.err == "" and after["hash"] != before["hash"] and after["candidates"] == before["candidates"]
+
+    # A trained teacher that is gone is missed: fresh weights must not take the place of its space.
+    kept = (fresh / "results" / "space.json").read_bytes()
+    (fresh / "teacher.safetensors").unlink()
+    for command in ("space", "profile"):
+        ran = qaedge(command)
+        assert ran.status == 1 and absent in ran.err
+    assert (fresh / "results" / "space.json").read_bytes() == kept
+
+
+def test_boards_measure_before_the_teacher_is_trained(tmp_path, monkeypatch, qaedge):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    workspace = write_project(tmp_path)
+    weights = tmp_path / "teacher.safetensors"
+    weights.rename(tmp_path / "later.safetensors")
+    ran = qaedge("profile", "--device", "fake", "--json")
+    assert ran.status == 0 and "teacher.safetensors is not there yet" in ran.err, ran.err
+    measured = {row.key for row in LatencyTable.store(workspace.latency_file("fake")).rows()}
+    (tmp_path / "later.safetensors").rename(weights)
+    ran = qaedge("profile", "--device", "fake", "--json")
+    assert ran.status == 0 and "not there yet" not in ran.err, ran.err
+    space = SearchSpace.load(workspace.space_json)
+    assert {c.key for c in space.unique()} <= measured, "times do not depend on weights"
+    anew = table_keys(space) - measured
+    assert json.loads(ran.out)["measured"] == len(anew) and all(
+        key.startswith(("teacher_", "network_")) for key in anew
+    )
+
+
+def test_weights_to_start_from_that_are_not_there_are_named(fresh, qaedge):
+    ran = qaedge("teacher", "train", "--from", "nobodys.safetensors")
+    assert ran.status == 1 and "No file nobodys.safetensors" in ran.err and "--from" in ran.err
 
 
 def test_space_resolves_and_counts_what_is_missing(qaedge, scenes):
@@ -96,6 +181,24 @@ def test_a_damaged_resolved_space_is_made_anew(name, text, qaedge, scenes):
     assert file.read_text() != text
 
 
+@pytest.mark.parametrize("command", [("space",), ("distill",), ("profile",), ("space", "check")])
+@pytest.mark.parametrize(
+    ("scheme", "said"),
+    [
+        ("w8a4", "block[1].schemes: expected quantization schemes such as w8a8, found 'w8a4'"),
+        ("int8", "found 'int8'"),
+        ("w8.4a8", "block 'stage3': w8.4a8 names 2 layers; the candidates have 3 with weights"),
+    ],
+)
+def test_a_scheme_that_is_none_is_told_before_any_work(command, scheme, said, tmp_path, qaedge):
+    pytest.importorskip("torch")
+    write_project(tmp_path, space=SPACE.replace("w4a8", scheme))
+    ran = qaedge(*command, "--project", tmp_path / "qaedge.toml")
+    assert ran.status == 1 and ran.out == "" and ran.err.count("error:") == 1 and "Traceback" not in ran.err
+    assert said in ran.err and "w4dw8a8" in ran.err
+    assert not (tmp_path / "results" / "cache").exists()
+
+
 def test_a_missing_extra_names_the_command_that_installs_it(qaedge, scenes, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     for command in (["space"], ["teacher", "check"], ["profile"]):
@@ -121,3 +224,21 @@ def test_teacher_check_adds_up(qaedge, scenes):
     assert "509,896 parameters" in ran.out and "mIoU on 2 validation images" in ran.out
     assert "warning: teacher.weights is empty" in ran.err
     assert "mIoU" not in qaedge("teacher", "check", "--no-miou").out
+
+
+def test_teacher_check_says_before_any_training_what_cannot_be_exported(qaedge, scenes):
+    pytest.importorskip("torch")
+    (scenes / "mine.py").write_text(
+        "import torch\n\n\ndef network():\n    return torch.nn.Sequential(\n"
+        "        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.LeakyReLU(), torch.nn.Conv2d(8, 8, 1)\n    )\n"
+    )
+    file = scenes / "qaedge.toml"
+    text = file.read_text()
+    start, end = text.index("[teacher]"), text.index("[data]")
+    blocks = '[teacher]\nfunction = "mine:network"\n\n[teacher.blocks]\nall = "[0:3]"\n\n'
+    file.write_text(text[:start] + blocks + text[end:])
+    ran = qaedge("teacher", "check", "--no-miou")
+    assert ran.status == 0, ran.err
+    assert "cannot be exported, so it cannot be measured" in ran.err and "'leakyrelu'" in ran.err
+    value = json.loads(qaedge("teacher", "check", "--no-miou", "--json", "--quiet").out)
+    assert value["exportable"] is False and "leakyrelu" in value["obstacle"]

@@ -125,3 +125,39 @@ def test_rows_of_another_state_of_the_device_are_a_warning(field, value, tables,
     listing = json.loads(qaedge("space", "--json").out)
     assert listing["missing_latency"] == {"local": 1} and listing["missing_teacher"] == {"local": 0}
     assert [block["missing_latency"]["local"] for block in listing["blocks"]] == [0, 1]
+
+
+@pytest.mark.parametrize("flag", ["--latency", "--size"])
+def test_an_empty_limit_does_not_lift_the_projects(flag, tables, qaedge):
+    ran = qaedge("search", flag, "")
+    assert ran.status == 2 and f"{flag} is empty" in ran.err
+
+
+def test_the_front_is_listed_beside_what_is_saved_and_drawn(tables, qaedge, tmp_path):
+    pytest.importorskip("matplotlib")
+    alone = qaedge("search", "--pareto").out
+    output, picture = tmp_path / "arch.json", tmp_path / "front.png"
+    ran = qaedge("search", "--pareto", "--output", output, "--plot", picture)
+    assert ran.status == 0, ran.err
+    assert ran.out.startswith(alone) and "found, predicted" in ran.out
+    assert f"wrote {output}" in ran.out and picture.exists()
+    assert Architecture.load(output, tables).choices
+
+
+@pytest.mark.parametrize("power", ["inf", "nan", "400", "0.5", "-1"])
+def test_a_power_that_makes_losses_untrue_is_wrong_usage(power, tables, qaedge):
+    ran = qaedge("search", "--power", power)
+    assert ran.status == 2 and "--power" in ran.err and ran.out == ""
+    assert qaedge("search", "--power", "10").status == 0
+
+
+def test_boards_that_share_a_table_are_searched_by_it(tables, qaedge, scenes):
+    (scenes / "devices").mkdir()
+    for name in ("one", "two"):
+        (scenes / "devices" / f"{name}.toml").write_text(f'name = "{name}"\ndescription = "x"\nbase = "local"\n')
+    file = scenes / "qaedge.toml"
+    file.write_text(file.read_text().replace('device = "local"', 'device = "one,two"'))
+    assert "latency on local" in qaedge("search", "--quiet").out
+    assert json.loads(qaedge("space", "--json").out)["missing_latency"] == {"local": 0}
+    ran = qaedge("bench", "some.onnx")
+    assert ran.status == 2 and "'one,two' names several devices" in ran.err and "device add" not in ran.err

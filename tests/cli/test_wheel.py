@@ -59,6 +59,7 @@ def test_the_wheel_carries_devices_and_the_agent(wheel):
     for folder, pattern in (("devices", "*.toml"), ("profilers", "*.py")):
         wanted = {f"qaedge/{folder}/{file.name}" for file in (ROOT / folder).glob(pattern)}
         assert wanted and wanted <= names
+    assert {f"qaedge/page/static/{file.name}" for file in (ROOT / "qaedge/page/static").iterdir()} <= names
     assert "qaedge/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests", "docs", "benchmarks")) for name in names)
@@ -80,6 +81,9 @@ def test_without_extras_everything_but_training_works(installed, tables, scenes)
     assert (scenes / "arch.json").exists()
     ran = qaedge("search", "--plot", "front.png")
     assert ran.returncode == 1 and "qaedge[nn]" in ran.stderr
+
+    ran = qaedge("report")
+    assert ran.returncode == 1 and 'pip install "qaedge[page]"' in ran.stderr
 
     write_convolutions(scenes / "light.onnx", 1)
     write_convolutions(scenes / "heavy.onnx", 12)

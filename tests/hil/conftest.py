@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from qaedge.artifact import Artifact
 from qaedge.device import Device
-from qaedge.hil.agent import profilers_folder
+from qaedge.hil.bootstrap import profilers_folder
 from qaedge.hil.settings import Settings
 from qaedge.hil.target import LocalTarget
 
@@ -69,6 +69,8 @@ QUICK = Settings(
     overhead_s=0.001,
     deadline_s=10.0,
     interleaved_rounds=4,
+    reference_s=0.005,
+    drift_pause_s=0.0,
 )
 
 
@@ -88,14 +90,14 @@ def device() -> Device:
 def private(tmp_path: Path) -> Path:
     """An empty folder that is the agent's TMPDIR; must be empty again at the end of the test."""
     folder = tmp_path / "tmp"
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     return folder
 
 
 @pytest.fixture
 def target(private: Path) -> LocalTarget:
     """This machine, with a TMPDIR of its own."""
-    return LocalTarget(environment={"TMPDIR": str(private)})
+    return LocalTarget(environment={"TMPDIR": str(private), "QAEDGE_LOCKS": str(private)})
 
 
 @pytest.fixture
@@ -130,6 +132,19 @@ def relu(tmp_path: Path):
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
         onnx.save(model, path)
         return Artifact.of(path)
+
+    return make
+
+
+@pytest.fixture
+def some(tmp_path: Path):
+    """Make files of different sizes that no runtime has to read: some(count)."""
+
+    def make(count: int) -> list[Artifact]:
+        paths = [tmp_path / f"file{i}.onnx" for i in range(count)]
+        for i, path in enumerate(paths):
+            path.write_bytes(b"x" * (5000 + 1000 * i))
+        return [Artifact.of(path) for path in paths]
 
     return make
 

@@ -86,7 +86,7 @@ def test_the_agent_is_killed(device, target, stub, word, quick, nothing_left):
             list(steps)
         with pytest.raises(AgentKilled):  # and it stays so
             list(measure(session, [word("run 1")], settings, threads=1))
-    nothing_left(but=(f"qaedge-{device.name}.lock",))
+    nothing_left(but=("qaedge.lock",))
 
 
 def test_the_agent_hangs(device, target, stub, word, quick, nothing_left):
@@ -95,9 +95,10 @@ def test_the_agent_hangs(device, target, stub, word, quick, nothing_left):
         steps = measure(session, [word("run")], settings, threads=1)
         next(steps)
         os.kill(session.hello.pid, signal.SIGSTOP)
-        with pytest.raises(DeviceLost, match=r"nothing came for 0\.6 s"):
+        with pytest.raises(DeviceLost, match=r"nothing came for 0\.6 s") as info:
             list(steps)
-    nothing_left(but=(f"qaedge-{device.name}.lock",))
+        assert f"write a larger patience_s into devices/{device.name}.toml" in info.value.hint
+    nothing_left(but=("qaedge.lock",))
 
 
 def test_the_agent_hangs_while_a_file_is_sent(device, target, stub, nothing_left):
@@ -105,7 +106,7 @@ def test_the_agent_hangs_while_a_file_is_sent(device, target, stub, nothing_left
         os.kill(session.hello.pid, signal.SIGSTOP)
         with pytest.raises(DeviceLost):
             session.put({"a" * 64: bytes(1 << 22)})
-    nothing_left(but=(f"qaedge-{device.name}.lock",))
+    nothing_left(but=("qaedge.lock",))
 
 
 def test_a_quiet_agent_is_alive(device, target, stub, word, quick):
@@ -127,7 +128,7 @@ from qaedge.hil.profile import Settings, measure
 from qaedge.hil.target import LocalTarget
 stub, path, private, name = sys.argv[1:]
 settings = Settings(rounds_min=10_000, rounds_max=10_000)
-target = LocalTarget(environment={"TMPDIR": private})
+target = LocalTarget(environment={"TMPDIR": private, "QAEDGE_LOCKS": private})
 with AgentSession(Device(name=name, description="", pin=False), target, folder=Path(stub)) as session:
     for step in measure(session, [Artifact.of(Path(path))], settings, threads=1):
         print(session.hello.pid, flush=True)
@@ -159,7 +160,7 @@ def test_the_host_is_killed_while_the_agent_hangs(device, stub, word, private, n
         os.kill(int(host.stdout.readline()), signal.SIGSTOP)
         host.kill()
         host.communicate()
-    nothing_left(but=(f"qaedge-{device.name}.lock",))
+    nothing_left(but=("qaedge.lock",))
 
 
 def test_a_device_measures_for_one_at_a_time(device, target, stub, nothing_left):
@@ -167,9 +168,9 @@ def test_a_device_measures_for_one_at_a_time(device, target, stub, nothing_left)
         with pytest.raises(DeviceBusy) as info:
             AgentSession(device, target, folder=stub)
         assert "is measuring on" in info.value.message and "process" in info.value.message
-        other = msgspec.structs.replace(device, name=device.name + "-b")
-        with AgentSession(other, target, folder=stub):
-            pass
+        same = msgspec.structs.replace(device, name=f"another-name-of-{device.name}")
+        with pytest.raises(DeviceBusy):
+            AgentSession(same, target, folder=stub)
     with AgentSession(device, target, folder=stub, wait_s=1.0):
         pass
     nothing_left()
@@ -179,7 +180,7 @@ def test_no_runtime_on_the_target(device, tmp_path, private, nothing_left):
     venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
     python = str(tmp_path / "bare" / "bin" / "python")
     with pytest.raises(AgentFailed) as info:
-        AgentSession(device, LocalTarget(python, {"TMPDIR": str(private)}))
+        AgentSession(device, LocalTarget(python, {"TMPDIR": str(private), "QAEDGE_LOCKS": str(private)}))
     assert "onnxruntime" in info.value.message
     assert f"{python} -m pip install onnxruntime" in info.value.hint
     nothing_left()
@@ -191,7 +192,7 @@ def test_no_runtime_on_the_target(device, tmp_path, private, nothing_left):
         ({"arch": "sparc"}, "described as sparc, and the machine there is", '"any"'),
         ({"threads": 5000}, "described with 5000 threads, and the machine there has", "Set threads to at most"),
         ({"runtimes": ()}, "Its description names none", "measures with onnxruntime"),
-        ({"runtimes": ("tflite",)}, "tflite: unknown here", "measures with onnxruntime"),
+        ({"runtimes": ("abacus",)}, "abacus: unknown here", "measures with onnxruntime"),
     ],
 )
 def test_a_description_of_another_board_is_refused(device, target, stub, nothing_left, change, said, hint):
@@ -257,7 +258,7 @@ def test_a_corrupted_frame_from_the_agent(device, target, stub, nothing_left, da
     (stub / "agent.py").write_text(broken)
     with pytest.raises(ProtocolError):
         AgentSession(device, target, folder=stub, start_timeout_s=2.0).measure({})
-    nothing_left(but=(f"qaedge-{device.name}.lock",))
+    nothing_left(but=("qaedge.lock",))
 
 
 @pytest.mark.parametrize("value", ["float('nan')", "-5", "0", "10**20", "'fast'", "1.5"])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from qaedge.errors import ProtocolError
 from qaedge.hil import frames
-from qaedge.hil.agent import profilers_folder
+from qaedge.hil.bootstrap import profilers_folder
 
 
 def _board_frames():
@@ -41,6 +41,8 @@ FROM_BOARD = st.one_of(
         st.lists(st.integers(1, 10**10), min_size=1, max_size=20),
     ),
     st.builds(frames.Failed, st.integers(0, 20), TEXT, TEXT, st.integers(0, 3)),
+    st.builds(frames.Cooling, st.lists(TEXT, max_size=3), st.floats(0, 1000), st.none() | st.floats(-50, 200)),
+    st.builds(frames.Energy, TEXT, st.booleans(), st.none() | st.integers(0, 20)),
     st.just(frames.Heartbeat()),
     st.just(frames.Bye()),
 )
@@ -123,6 +125,11 @@ def test_what_is_no_number_is_not_sent(value):
         {"type": "samples", "id": 0, "number": 1, "repeats": 1, "warmup_ns": [], "samples_ns": [-1]},
         {"type": "samples", "id": -1, "number": 1, "repeats": 1, "warmup_ns": [], "samples_ns": [1]},
         {"type": "samples", "id": 0, "number": 1, "repeats": 1, "warmup_ns": [], "samples_ns": [3600 * 10**9]},
+        {"type": "samples", "id": 0, "number": 1, "repeats": 1, "warmup_ns": [], "samples_ns": [1], "scale": 0},
+        {"type": "samples", "id": 0, "number": 1, "repeats": 1, "warmup_ns": [], "samples_ns": [1], "scale": 1e9},
+        {"type": "cooling", "reasons": [], "waited_s": -1},
+        {"type": "cooling", "reasons": [], "waited_s": 1, "temperature_c": 1e6},
+        {"type": "conditions", "facts": {"cores": {}}, "readings": {}},
         {"type": "stored", "sha256": "../../etc/passwd"},
         {"type": "new"},
         {"no": "type"},

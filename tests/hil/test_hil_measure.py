@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from qaedge.artifact import Artifact
 from qaedge.device import Device
-from qaedge.errors import AgentFailed, CandidateFailed, InvalidFile, MissingFile, UsageError
+from qaedge.errors import CandidateFailed, InvalidFile, MissingFile, Unreachable, UsageError
 from qaedge.hil.agent import AgentSession
 from qaedge.hil.profile import Failed, Measured, Settings, measure, open_session
 
@@ -156,19 +156,38 @@ def test_instability_is_marked(session, relu, quick):
 
 
 def test_a_device_that_is_not_here_needs_a_target():
-    with pytest.raises(AgentFailed, match="ssh"):
-        open_session(Device(name="pi", description="", connection="ssh"))
+    with pytest.raises(Unreachable, match="Nobody has said where nowhere-at-all is"):
+        open_session(Device(name="nowhere-at-all", description="", connection="ssh"))
 
 
 def test_open_session_on_this_machine(monkeypatch, private, device, nothing_left):
     monkeypatch.setenv("TMPDIR", str(private))
+    monkeypatch.setenv("QAEDGE_LOCKS", str(private))
     with open_session(device) as session:
         assert session.hello.arch and session.hello.cores >= 1
         assert isinstance(session.hello.cpu_flags, frozenset)
     nothing_left()
 
 
-@pytest.mark.parametrize("change", [{"sample_s": 0}, {"rounds_min": 10}, {"chunk": -1}, {"round_samples": 0}])
+def test_temperatures_are_the_devices_unless_set(device):
+    assert Settings().on(device).temperature_pause_c == device.temperature_pause_c
+    own = Settings(temperature_start_c=40.0, temperature_pause_c=50.0)
+    assert own.on(device) == own
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sample_s": 0},
+        {"rounds_min": 10},
+        {"chunk": -1},
+        {"round_samples": 0},
+        {"drift_accept": 0.1},
+        {"drift_limit": 0.5},
+        {"temperature_start_c": 70.0, "temperature_pause_c": 60.0},
+        {"energy_s": 0},
+    ],
+)
 def test_settings_that_measure_nothing(change):
     with pytest.raises(UsageError):
         Settings(**change)

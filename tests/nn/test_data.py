@@ -110,6 +110,20 @@ def test_bad_files_are_named(camvid: Path, damage, message: str) -> None:
         split.batch([0])
 
 
+def test_images_of_one_color_are_no_calibration_data(camvid: Path) -> None:
+    Image.new("RGB", (12, 8)).save(camvid / "train/images/one.jpg")
+    split = open_split(CONFIG, camvid, "train")
+    split.check_varied([0, 1])  # a black image among others is none of our business
+    with pytest.raises(DataError, match=r"one color, \(0, 0, 0\): all 1, such as .*one\.jpg"):
+        split.check_varied([0])
+    Image.new("RGB", (12, 8), (9, 9, 9)).save(camvid / "train/images/two.png")
+    split.check_varied([0, 1])
+    Image.new("RGB", (12, 8)).save(camvid / "train/images/two.png")
+    with pytest.raises(DataError, match="all 2, such as") as caught:
+        split.check_varied([0, 1])
+    assert "data.path" in caught.value.hint
+
+
 def test_an_image_without_label(camvid: Path) -> None:
     (camvid / "train/labels/two.png").unlink()
     with pytest.raises(DataError, match=r"two\.png has no label.\nWanted: .*labels/two\.png"):

@@ -12,12 +12,14 @@ from qaedge.candidate import BlockSpec, QuantScheme
 from qaedge.errors import TeacherError
 from qaedge.nn import distill
 from qaedge.nn.data import open_split
-from qaedge.nn.distill import Sample, block_loss, floor_variance, quantized_loss, score, train_candidate
+from qaedge.nn.distill import Sample, block_loss, floor_variance, score, train_candidate
 from qaedge.nn.features import Features, compute_features, to_tensor
+from qaedge.nn.graph import Graph
 from qaedge.nn.inherit import OwnBlock, start_block
+from qaedge.nn.recipe import Bench, quantize
 from qaedge.nn.teacher import Teacher, load_teacher
 from qaedge.nn.tracing import trace
-from qaedge.project import DataConfig, DistillConfig
+from qaedge.project import DataConfig, DistillConfig, QuantizeConfig
 
 CPU = torch.device("cpu")
 CONFIG = DistillConfig(steps=25, batch=4, learning_rate=1e-3)
@@ -174,10 +176,14 @@ def test_a_loss_that_is_no_number_is_an_error(sample, own):
 # Quantization
 
 
+def rounded_loss(graph: Graph, scheme: QuantScheme, sample: Sample) -> float:
+    return quantize(Bench(graph, sample, 4), scheme, QuantizeConfig(), steps=()).loss
+
+
 def test_more_bits_lose_less(sample, teacher):
     module = teacher.block("stage3").module
     graph = trace(module, teacher.block("stage3").input_shape)
-    losses = [quantized_loss(graph, QuantScheme(bits, 8), sample, 4) for bits in (8, 6, 4, 2)]
+    losses = [rounded_loss(graph, QuantScheme(bits, 8), sample) for bits in (8, 6, 4, 2)]
     # The cached features are half precision, so even the teacher itself is not a perfect copy.
     assert 0 < score(module, sample) < 1e-3
     assert losses == sorted(losses) and losses[0] < 0.01 < losses[-1]
@@ -186,4 +192,4 @@ def test_more_bits_lose_less(sample, teacher):
 def test_the_quantized_network_is_the_one_scored(sample, teacher):
     block = teacher.block("stage3")
     graph = trace(block.module, block.input_shape)
-    assert quantized_loss(graph, QuantScheme(8, 16), sample, 4) < quantized_loss(graph, QuantScheme(8, 8), sample, 4)
+    assert rounded_loss(graph, QuantScheme(8, 16), sample) < rounded_loss(graph, QuantScheme(8, 8), sample)

@@ -84,7 +84,10 @@ def test_every_candidate_has_a_row_and_weights(filled):
         assert row.steps == (0 if own else 6) and row.settings["images"] > 0
         assert (row.weights == "") == own
         assert own or (filled.workspace.results / row.weights).is_file()
-        assert row.seconds >= row.train_seconds >= 0 and (row.train_seconds > 0) == (not own)
+        assert row.seconds >= row.train_seconds >= 0
+        # A candidate is trained once, and the row of its first scheme says how long that took.
+        first = next(r for r in rows if (r.block, r.spec) == (row.block, row.spec))
+        assert (row.train_seconds > 0) == (not own and row is first)
     assert missing_tasks(filled.workspace, filled.space) == []
 
 
@@ -116,7 +119,11 @@ def test_a_second_run_does_nothing(filled):
 
 def test_a_missing_row_is_filled_from_kept_weights(copy):
     """A process that was killed between weights and row trains nothing again; damage is said, not hidden."""
+    then = {(r.block, r.spec, r.scheme): r for r in copy.rows}
     rows = keep_rows(copy, lambda r: r.spec.startswith("own") or r.block == "head")
+    file = copy.workspace.root / "qaedge.toml"
+    file.write_text(file.read_text().replace("steps = 6", "steps = 2").replace("batch = 4", "batch = 3"))
+    copy.workspace = Workspace.open(file)
     paths = {
         str(c.spec): weights_path(copy.workspace, copy.space, "stage3", c.spec)
         for c in copy.space.block("stage3").candidates
@@ -135,13 +142,60 @@ def test_a_missing_row_is_filled_from_kept_weights(copy):
 
     after = copy.rows
     assert after[: len(rows)] == rows
-    added = {(r.block, r.spec, r.scheme): r.started_from for r in after[len(rows) :]}
-    assert added.pop(("stage3", kept, "w7a8")) == added.pop(("stage3", kept, "w4a8")) == "kept"
+    added = {(r.block, r.spec, r.scheme): r for r in after[len(rows) :]}
+    for scheme in ("w7a8", "w4a8"):  # as they were trained, and not as they would be today
+        row = added.pop(("stage3", kept, scheme))
+        old = then["stage3", kept, scheme]
+        assert row == msgspec.structs.replace(old, seconds=row.seconds, train_seconds=0.0)
+        assert (row.started_from, row.steps, row.settings["batch"]) == ("teacher", 6, 4)
     assert [block for block, _, _ in added] == ["stage1"] and paths[kept].read_bytes() == before
     assert steps[-1].done == steps[-1].total
 
     with pytest.raises(InvalidFile, match="Delete it and run: qaedge distill"):
         load_candidate(copy.workspace, copy.space, copy.teacher, "stage3", _spec(copy, "stage3", damaged))
+
+
+def test_a_candidate_that_is_dead_is_told_and_the_others_go_on(copy):
+    rows = keep_rows(copy, lambda r: r.block == "head")
+    spec = next(c.spec for c in copy.space.block("stage3").candidates if not c.spec.is_own)
+    path = weights_path(copy.workspace, copy.space, "stage3", spec)
+    weights = safetensors.torch.load_file(path)
+    (name,) = (name for name in weights if "expand" in name and name.endswith("bias"))
+    path.write_bytes(safetensors.torch.save({**weights, name: torch.full_like(weights[name], -1e4)}))
+    steps: list[Step] = []
+    with pytest.raises(TeacherError, match="1 candidate could not be distilled: stage3") as caught:
+        for step in fill_library(copy.workspace, copy.teacher, copy.space):
+            steps.append(step)
+    assert str(spec) in caught.value.message
+    (warning,) = [s.warning for s in steps if s.warning]
+    assert warning.startswith(f"stage3 {spec}: The layer '0.expand") and "puts out 0 everywhere" in warning
+    assert "take the candidate out of the space" in warning
+    assert len(copy.rows) == ROWS - 2 and copy.rows[: len(rows)] == rows, "all but the two schemes of this one"
+
+
+def test_weights_of_an_older_version_do_not_tell_their_settings(copy):
+    spec = copy.space.block("stage1").candidates[-1].spec
+    path = weights_path(copy.workspace, copy.space, "stage1", spec)
+    assert (library.Origin.read(path).started_from, library.Origin.read(path).steps) == ("teacher", 6)
+    weights = safetensors.torch.load_file(path)
+    path.write_bytes(safetensors.torch.save(weights))
+    keep_rows(copy, lambda r: (r.block, r.spec) != ("stage1", str(spec)))
+    (row,) = [s.result for s in fill_library(copy.workspace, copy.teacher, copy.space) if s.result is not None]
+    assert (row.started_from, row.steps, row.settings) == ("kept", 0, {"calibration_images": 4})
+    path.write_bytes(safetensors.torch.save(weights, {library.ORIGIN: "{"}))
+    with pytest.raises(InvalidFile, match="Delete it and run: qaedge distill"):
+        library.Origin.read(path)
+
+
+def test_seconds_of_a_row_are_its_own(copy, monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(library.time, "perf_counter", lambda: float(next(clock)))
+    bench = library._Bench(
+        copy.workspace, copy.space, copy.teacher, Features(next(copy.workspace.cache.iterdir())), torch.device("cpu")
+    )
+    keep_rows(copy, lambda r: r.block != "stage3")
+    task = next(t for t in missing_tasks(copy.workspace, copy.space) if not t.spec.is_own)
+    assert [row.seconds for row in bench.finish(task)] == [1.0, 1.0]
 
 
 def _spec(library: Library, block: str, text: str) -> Any:
@@ -152,7 +206,7 @@ def test_weights_of_another_shape_are_damaged(copy):
     spec = copy.space.block("head").candidates[-1].spec
     path = weights_path(copy.workspace, copy.space, "head", spec)
     safetensors.torch.save_file({"0.local.0.weight": torch.zeros(1)}, path)
-    with pytest.raises(InvalidFile, match="the weights of"):
+    with pytest.raises(InvalidFile, match=r"the weights of .* found Missing key"):
         load_candidate(copy.workspace, copy.space, copy.teacher, "head", spec)
     path.unlink()
     with pytest.raises(MissingFile, match="was not distilled"):

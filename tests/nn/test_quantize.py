@@ -6,13 +6,14 @@ import math
 
 import pytest
 import torch
+from does import Does
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qaedge.candidate import QuantScheme
-from qaedge.errors import TeacherError
+from qaedge.errors import DataError, TeacherError
 from qaedge.nn.graph import Graph
 from qaedge.nn.quantize import (
     Layout,
@@ -29,17 +30,6 @@ from qaedge.nn.tracing import trace
 NUMBERS = st.floats(-1e6, 1e6, width=32)
 RANGES = st.tuples(NUMBERS, NUMBERS).map(sorted)
 W8A8 = QuantScheme(8, 8)
-
-
-class Does(nn.Module):
-    def __init__(self, run, **parts: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 def conv(given: int = 3, out: int = 4, kernel: int = 3, padding: int = 1) -> nn.Conv2d:
@@ -195,6 +185,45 @@ def test_calibration_needs_an_image():
         calibrate(graph_of(conv()), [], W8A8)
 
 
+def dead_relu(channels: slice = slice(None)) -> Graph:
+    torch.manual_seed(0)
+    graph = graph_of(conv(), nn.ReLU(), conv(4, 5), nn.ReLU())
+    with torch.no_grad():
+        graph.values[graph.nodes[0].bias][channels] = -1000.0
+    return graph
+
+
+def test_a_layer_that_is_dead_on_every_image_is_named():
+    with pytest.raises(
+        TeacherError, match=r"The layer '0' puts out 0 everywhere in all 4 calibration batches"
+    ) as caught:
+        calibrate(dead_relu(), images(), W8A8)
+    assert "distill.calibration_images" in caught.value.hint
+    with pytest.raises(TeacherError, match="in the one calibration batch"):
+        calibrate(dead_relu(), images(1), W8A8)
+    timed = calibrate(dead_relu(), images(), W8A8, arbitrary=True).freeze()
+    assert timed(images(1)[0]).isfinite().all(), "what is only timed may hold anything"
+
+
+def test_a_dead_channel_and_a_layer_without_weights_of_its_own_are_fine():
+    x = images(1, 7)[0]
+    assert calibrate(dead_relu(slice(0, 3)), images(), W8A8).freeze()(x).isfinite().all()
+    # A residual whose last layer is 0 starts as the identity: that layer is 0 for every image, not only for these.
+    net = Does(lambda m, x: x + m.c(F.relu(m.b(F.relu(m.a(x))))), a=conv(3, 4), b=conv(4, 4), c=conv(4, 3)).eval()
+    with torch.no_grad():
+        for zero in (net.c.weight, net.c.bias, net.b.weight, net.b.bias):
+            zero.zero_()
+    quantized = calibrate(trace(net, (3, 8, 8)), images(), W8A8).freeze()
+    assert (quantized(x) - x).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_calibration_data_of_zeros_are_refused(count):
+    with pytest.raises(DataError, match="The calibration data are 0 everywhere"):
+        calibrate(graph_of(conv()), [torch.zeros(1, 3, 8, 8)] * count, W8A8)
+    calibrate(graph_of(conv()), [torch.zeros(1, 3, 8, 8), *images(1)], W8A8)
+
+
 def test_calibration_changes_nothing():
     graph = graph_of(conv(), nn.ReLU())
     before = {k: v.clone() for k, v in graph.state_dict().items()}
@@ -251,3 +280,10 @@ def test_eight_bits_are_close_to_float(seed, bits):
     x = torch.cat(images(8, seed))
     wanted = quantized.graph(x)
     assert (quantized(x) - wanted).square().mean() < 1e-3 * wanted.var()
+
+
+@pytest.mark.parametrize(("bits", "most"), [(8, 127), (7, 63), (4, 7), (2, 1)])
+def test_weights_never_have_the_least_integer(bits, most):
+    weight = torch.linspace(-1, 1, 401).repeat(2, 1)
+    found = quantize_weight(weight, weight_scales(weight, bits), bits)
+    assert sorted(set(found.flatten().int().tolist())) == list(range(-most, most + 1))

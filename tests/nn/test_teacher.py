@@ -1,6 +1,7 @@
 """The teacher: loading, cutting, recording, replacing."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from qaedge.nn.teacher import (
     resolve_space,
     with_blocks,
 )
+from qaedge.nn.weights import load_weights
 from qaedge.project import DataConfig, Project, TeacherConfig, Workspace
 from qaedge.space import Axes, SpaceFile
 
@@ -472,3 +474,15 @@ def test_resolve_space(teacher: Teacher) -> None:
     assert other.origin != space.origin and other.hash != space.hash and other.blocks == space.blocks
     with pytest.raises(QaedgeError, match=r"only in teacher\.blocks of the project file: "):
         resolve_space(teacher, SpaceFile("small", axes[:3]), DATA)
+
+
+def test_a_file_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path}/ran",)
+
+    path = tmp_path / "evil.pt"
+    torch.save({"a": Evil()}, path)
+    with pytest.raises(TeacherError, match="hold more than tensors") as caught:
+        load_weights(torch.nn.Conv2d(3, 8, 1), path)
+    assert "weights_only" not in str(caught.value) and not (tmp_path / "ran").exists()

@@ -6,6 +6,7 @@ import operator
 
 import pytest
 import torch
+from does import Does
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,19 +14,6 @@ from qaedge.errors import UnsupportedOperator
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2
 from qaedge.nn.graph import OPERATORS, Graph
 from qaedge.nn.tracing import _CONVERTERS, trace
-
-
-class Does(nn.Module):
-    """A module whose forward is given; it may hold parts."""
-
-    def __init__(self, run, **parts: nn.Module) -> None:
-        super().__init__()
-        self.run = run
-        for name, part in parts.items():
-            self.add_module(name, part)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
 
 
 def lively(module: nn.Module) -> nn.Module:

@@ -148,3 +148,14 @@ def test_goes_on_when_samples_are_spread():
 
 def test_a_disturbed_first_round_is_forgiven():
     assert sampling.is_stable([[2000] * 10] + [[1000] * 30] * 3, SETTINGS)
+
+
+def test_a_run_that_keeps_its_own_time_is_believed():
+    class OwnTime:
+        def timed(self, repeats):
+            return 40 * repeats
+
+    machine = steady(7)
+    assert sampling.sample(OwnTime(), 5, machine.clock) == 200
+    samples = sampling.take_round(OwnTime(), dict(SETTINGS, round_s=400e-9), 1, machine.clock)
+    assert samples == [40] * 10 and machine.now == 0

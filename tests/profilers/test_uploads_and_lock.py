@@ -70,14 +70,13 @@ def test_only_hashes_are_names(board, name):
 
 
 def test_the_lock_is_one_processes_and_says_whose(tmp_path):
-    lock = BoardLock("pi4", str(tmp_path))
+    lock = BoardLock(str(tmp_path))
     lock.take({"user": "me", "holder": "me@host"})
-    second = BoardLock("pi4", str(tmp_path))
+    second = BoardLock(str(tmp_path))
     with pytest.raises(Busy) as info:
         second.take({})
     assert info.value.holder["user"] == "me"
     assert info.value.holder["pid"] == os.getpid()
-    BoardLock("pi5", str(tmp_path)).take({})
     lock.release()
     second.take({"user": "you"})
     assert json.loads(Path(second.path).read_text())["user"] == "you"
@@ -86,9 +85,7 @@ def test_the_lock_is_one_processes_and_says_whose(tmp_path):
 
 
 def test_the_lock_is_free_when_its_holder_is_killed(tmp_path):
-    code = (
-        f"import lock; l = lock.BoardLock('pi4', {str(tmp_path)!r}); l.take({{}}); print('taken', flush=True); input()"
-    )
+    code = f"import lock; l = lock.BoardLock({str(tmp_path)!r}); l.take({{}}); print('taken', flush=True); input()"
     folder = str(Path(uploads.__file__).parent)
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -98,7 +95,7 @@ def test_the_lock_is_free_when_its_holder_is_killed(tmp_path):
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
     ) as process:
         assert process.stdout.readline() == b"taken\n"
-        mine = BoardLock("pi4", str(tmp_path))
+        mine = BoardLock(str(tmp_path))
         with pytest.raises(Busy):
             mine.take({})
         process.kill()
@@ -110,12 +107,25 @@ def test_the_lock_is_free_when_its_holder_is_killed(tmp_path):
 def test_the_lock_follows_no_link(tmp_path):
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    lock = BoardLock("pi4", str(tmp_path))
+    lock = BoardLock(str(tmp_path))
     Path(lock.path).symlink_to(victim)
     with pytest.raises(OSError, match="symbolic link"):
         lock.take({})
     assert victim.read_text() == "precious"
 
 
-def test_a_device_name_is_no_path(tmp_path):
-    assert Path(BoardLock("../../etc/x", str(tmp_path)).path).parent == tmp_path
+def test_everybody_on_a_machine_meets_at_one_lock(tmp_path, monkeypatch):
+    monkeypatch.delenv("QAEDGE_LOCKS", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    mine = Path(BoardLock().path)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "another"))
+    assert mine == Path(BoardLock().path) and mine.parent in (Path("/run/lock"), Path("/tmp"))
+    monkeypatch.setenv("QAEDGE_LOCKS", str(tmp_path))
+    assert BoardLock().path == str(tmp_path / "qaedge.lock")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open everything")
+def test_a_lock_that_nobody_may_look_into_is_taken(tmp_path):
+    (tmp_path / "qaedge.lock").touch(0o000)
+    with pytest.raises(Busy):
+        BoardLock(str(tmp_path)).take({})

@@ -1,0 +1,216 @@
+"""How true both tables are: `QAEDGE_DATA=... python benchmarks/tables/tables.py [PROJECT]`.
+
+After benchmarks/camvid/run.py, whose project it takes by default. Random whole networks that the tables have not
+learned from are measured; searches at random limits are held against measurements of what they found; assembled
+networks are held against sums of block losses. Writes result.json and pictures beside itself; what was measured
+before is not measured again, but for the networks that were found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from machine import machine, version_of
+
+from qaedge import cli
+from qaedge.cli.search import MARGIN
+from qaedge.cli.table_check import check
+from qaedge.cli.whole import WholeNetworks
+from qaedge.errors import Infeasible
+from qaedge.files import decode_json, write_json
+from qaedge.influence import POWER, Influence, influence_rows
+from qaedge.metric import latency_on
+from qaedge.network_key import network_key, places_of
+from qaedge.probes import held_out
+from qaedge.project import Workspace
+from qaedge.ranking import kendall_tau
+from qaedge.runtime import FORMATS
+from qaedge.search import rivals
+from qaedge.search.space_problem import Constraint, build_problem
+from qaedge.space import SearchSpace
+from qaedge.tables import LatencyRow, LatencyTable, LossTable
+
+HERE = Path(__file__).resolve().parent
+NETWORKS, LIMITS = 40, 20
+#: Seed -> how many networks are judged. The root that `qaedge.influence` takes was chosen on the first.
+JUDGED = {0: 60, 1: 40}
+#: How strongly fitted weights of blocks are drawn to each other.
+RIDGE = 0.3
+
+
+@contextmanager
+def printed() -> Iterator[StringIO]:
+    """Collect what a command prints."""
+    text = StringIO()
+    with redirect_stdout(text):
+        yield text
+
+
+def command(project: Path, *arguments: str) -> dict[str, object] | list[dict[str, object]]:
+    """Run one qaedge command, and return what it prints as JSON; stop where it fails."""
+    with printed() as text:
+        status = cli.run([*arguments, "--json", "--project", str(project)])
+    if status:
+        sys.exit(status)
+    found: dict[str, object] | list[dict[str, object]] = json.loads(text.getvalue())
+    return found
+
+
+def limits(held: WholeNetworks, file_format: str, seed: int) -> dict[str, object]:
+    """Search at random limits, measure what was found, and count what keeps its limit."""
+    workspace, space, table = held.workspace, held.space, held.table(file_format)
+    losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
+    influence = Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
+    problem = build_problem(space, losses, {held.name: table}, z=MARGIN, influence=influence)
+    metric = latency_on(held.name)
+    teacher = problem.teacher[metric]
+    least = min(choice.costs[metric] for choice in problem.front(metric))
+    random, wanted = np.random.default_rng(seed), {}
+    while len(wanted) < LIMITS:
+        limit = float(random.uniform(1.15 * least, teacher))
+        try:
+            won = rivals.best([problem.limited([Constraint(metric, limit)])], metric)
+        except Infeasible:
+            continue
+        network = won.problem.candidates(won.choice)
+        key = network_key(space, places_of(space, network))
+        if key not in wanted:
+            wanted[key] = (limit, network, *table.predict_latency(space, network))
+    with tempfile.TemporaryDirectory() as folder:  # these join no table: they were not drawn, and not asked for
+        store = LatencyTable.store(Path(folder) / "found.jsonl")
+        failed = held.measure(file_format, {key: found[1] for key, found in wanted.items()}, store.append)
+        assert not failed, failed
+        rows: dict[str, LatencyRow] = {row.key: row for row in store.rows()}
+    searched = [
+        {
+            "limit_s": limit,
+            "predicted_s": predicted,
+            "error_s": error,
+            "measured_s": rows[key].measurement.median_s,
+            "kept": rows[key].measurement.median_s <= limit,
+        }
+        for key, (limit, _, predicted, error) in wanted.items()
+    ]
+    return {
+        "n": len(searched),
+        "kept": sum(bool(one["kept"]) for one in searched),
+        "margin": MARGIN,
+        "used": float(np.median([float(one["measured_s"]) / float(one["limit_s"]) for one in searched])),
+        "searches": searched,
+    }
+
+
+def latencies(held: WholeNetworks) -> dict[str, object]:
+    """Return how well each format's table predicts what was held out."""
+    found = {}
+    for file_format in FORMATS:
+        checked = check(held.table(file_format), held.space)
+        if checked is not None:
+            found[file_format] = checked
+    return found
+
+
+def losses_by(workspace: Workspace, networks: list[dict[str, Any]]) -> dict[str, object]:
+    """Return Kendall's tau of what search sums, of all, and of the networks of each seed; and with fitted weights.
+
+    Weights of blocks are fitted to the divergence of half of the networks, and judged on the other half.
+    """
+    space = SearchSpace.load(workspace.space_json)
+    table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
+    influence = Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
+    assert influence is not None, "distill tells it"
+    features = []
+    for each in networks:
+        places = map(int, each["network"].split("-"))
+        rows = [table.row(block.name, block.candidates[at]) for block, at in zip(space.blocks, places, strict=True)]
+        features.append(
+            [float(influence.scores(r.block, [r.spec], np.array([r.float_loss]), np.array([r.loss]))[0]) for r in rows]
+        )
+    x = np.array(features)
+    lost = {
+        "divergence": np.array([each["divergence"] for each in networks]),
+        "miou": np.array([-each["miou"] for each in networks]),
+    }
+    seeds = {}
+    for seed, count in JUDGED.items():
+        names = {"-".join(map(str, places_of(space, n))) for _, n in itertools.islice(held_out(space, seed), count)}
+        mine = np.array([each["network"] in names for each in networks])
+        seeds[str(seed)] = {"n": int(mine.sum())} | {
+            name: kendall_tau(x[mine].sum(1).tolist(), values[mine].tolist()) for name, values in lost.items()
+        }
+    halves, fitted = np.arange(len(x)) % 2 == 0, np.zeros(len(x))
+    for half in (halves, ~halves):
+        target = lost["divergence"][half] ** POWER
+        scale = np.sqrt(((x[half] / target[:, None]) ** 2).sum(0)) + 1e-12
+        prior = RIDGE * scale * float(np.median(target / x[half].sum(1)))
+        weights, _ = nnls(
+            np.vstack([x[half] / target[:, None], np.diag(RIDGE * scale)]), np.concatenate([np.ones(half.sum()), prior])
+        )
+        fitted[~half] = x[~half] @ weights
+    return {
+        "kendall_tau": kendall_tau(x.sum(1).tolist(), lost["miou"].tolist()),
+        "kendall_tau_divergence": kendall_tau(x.sum(1).tolist(), lost["divergence"].tolist()),
+        "seeds": seeds,
+        "fitted_weights": {name: kendall_tau(fitted.tolist(), values.tolist()) for name, values in lost.items()},
+    }
+
+
+def main() -> None:
+    """Measure, judge, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("project", nargs="?", type=Path, default=HERE.parent / "camvid" / "qaedge.toml")
+    parser.add_argument("--device", default="", help="where; without it the project's")
+    parser.add_argument("--networks", type=int, default=NETWORKS)
+    parser.add_argument("--as", dest="name", default="", help="put the latencies under this name, and judge no losses")
+    parser.add_argument("--anew", action="store_true", help="measure networks that were held out again")
+    flags = parser.parse_args()
+    workspace = Workspace.open(flags.project)
+    device = flags.device or workspace.project.device
+    anew = ["--anew"] if flags.anew else []
+    picture = str(HERE / f"predicted{'-' if flags.name else ''}{flags.name}.png")
+    command(
+        flags.project,
+        *("table", "check", "--device", device, "--networks", str(flags.networks), "--plot", picture, *anew),
+    )
+    with WholeNetworks(workspace, device) as held:
+        formats = [kind for kind in FORMATS if held.table(kind).rows]
+        made: dict[str, object] = {
+            "latency": latencies(held),
+            "limits": {} if flags.name else {kind: limits(held, kind, seed) for seed, kind in enumerate(formats)},
+            "machine": machine(),
+            "versions": {name: version_of(name) for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert")},
+            "date": datetime.date.today().isoformat(),
+        }
+    path = HERE / "result.json"
+    result = decode_json(path, dict[str, object]) if path.exists() else {}
+    if flags.name:
+        result[flags.name] = {**made, "device": device}
+    else:
+        for seed, count in JUDGED.items():
+            found = command(
+                flags.project,
+                *("table", "check", "--loss", "--networks", str(count), "--seed", str(seed)),
+                *("--plot", str(HERE / "ranked.png")),
+            )
+        assert isinstance(found, dict)
+        made["loss"] = {**found, **losses_by(workspace, found["networks"])}
+        result = {**made, **{name: value for name, value in result.items() if name not in made}}
+    write_json(path, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""`qaedge space check`: whether every kind of candidate runs on a device, found out before any training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qaedge import report
+from qaedge.candidate import Candidate
+from qaedge.cli import options
+from qaedge.cli.form import choose_for
+from qaedge.cli.resolve import device_of, need_nn, note_fake, resolve
+from qaedge.device import Device, with_runtime
+from qaedge.errors import (
+    CandidateCrashed,
+    CandidateFailed,
+    CandidateTimeout,
+    InvalidFile,
+    MeasurementError,
+    UnsupportedOperator,
+)
+from qaedge.progress import Step
+from qaedge.project import Workspace
+from qaedge.runtime import RUNTIMES
+from qaedge.space import SearchSpace
+from qaedge.tables import anchor_key
+
+if TYPE_CHECKING:
+    from qaedge.hil.agent import AgentSession
+    from qaedge.nn.teacher import Teacher
+
+EXAMPLES = ("qaedge space check --device pi4", "qaedge space check --device local --runtime both --json")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A kind of candidate on a runtime; `problem` is empty where it runs there.
+
+    `candidates` counts those of the space that have the same layers, whatever their widths.
+    """
+
+    block: str
+    candidate: str
+    candidates: int
+    runtime: str
+    problem: str
+
+
+def run(
+    device: options.Device = None,
+    runtime: options.Runtime = "",
+    wait: options.Wait = "0s",
+    project: options.Project = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Export one candidate of each kind, and the teacher, and run it once on a device.
+
+    Of candidates that differ in widths alone, one is tried. What a runtime cannot run is named with the
+    candidate and the operator: before hours of distillation, not after. Exit status 1 where anything is.
+    Without --runtime, every runtime of the device is asked. Needs the extra `nn`.
+    """
+    need_nn()
+    from qaedge.hil.profile import open_session
+    from qaedge.units import parse_seconds
+
+    wait_s = parse_seconds(wait)
+    described = with_runtime(device_of(device, project), runtime)
+    note_fake([described], quiet)
+    workspace = Workspace.open(project)
+    teacher, space = resolve(workspace, untrained=True)
+    rows: list[Row] = []
+    with open_session(described, wait_s=wait_s) as session:
+        names = [name for name in described.runtimes if name in session.hello.runtimes]
+        for name in described.runtimes:
+            if name not in names:
+                why = session.hello.runtime_failures.get(name, "it is not there")
+                if runtime:
+                    advice = RUNTIMES[name].advice.format(python=session.hello.executable)
+                    raise MeasurementError(f"{described.name} has no {name}: {why}.", advice)
+                report.warn(f"{described.name} has no {name}: {why}. Nothing is tried on it.")
+        steps = _try(workspace, teacher, space, described, session, names)
+        for step in report.progress(steps, f"trying on {described.name}", quiet):
+            rows.append(step.result)
+    if as_json:
+        report.json_out(rows)
+    else:
+        _show(rows, described)
+    bad = [row for row in rows if row.problem]
+    if bad:
+        count = sum(row.candidates for row in bad)
+        raise UnsupportedOperator(
+            f"{len(bad)} of {len(rows)} kinds of candidates ({count} candidates) do not run on {described.name}.",
+            "Take them out of the space file, or measure with another runtime: --runtime.",
+        )
+
+
+def kinds(space: SearchSpace) -> list[tuple[str, Candidate, int]]:
+    """Return one candidate of each kind with its block, and how many candidates it stands for.
+
+    Candidates are of one kind where they stand in the same block and their layers differ in nothing but
+    channels and expansion; the one with the least text stands for them.
+    """
+    groups: dict[object, list[Candidate]] = {}
+    for block in space.blocks:
+        for candidate in block.candidates:
+            layers = tuple(
+                (layer.kind, layer.kernel, layer.stride, layer.expansion > 1, layer.dilation)
+                for layer in candidate.spec.layers
+            )
+            shape = tuple(dict.fromkeys(layers))  # depth is more of the same
+            groups.setdefault((block.name, shape, candidate.scheme), []).append(candidate)
+    found = []
+    for key, group in groups.items():
+        assert isinstance(key, tuple)
+        found.append((str(key[0]), min(group, key=lambda c: len(str(c.spec))), len(group)))
+    return found
+
+
+def _try(
+    workspace: Workspace,
+    teacher: Teacher,
+    space: SearchSpace,
+    device: Device,
+    session: AgentSession,
+    runtimes: list[str],
+) -> Iterator[Step]:
+    chosen = kinds(space)
+    wanted: dict[str, tuple[str, str, int]] = {}
+    for scheme in dict.fromkeys(str(c.scheme) for c in space.unique()):
+        wanted[anchor_key(space, scheme)] = ("", f"the whole teacher ({scheme})", 1)
+    for block, candidate, count in chosen:
+        wanted.setdefault(candidate.key, (block, f"{candidate.spec} ({candidate.scheme})", count))
+    done, total = 0, len(wanted) * len(runtimes)
+    for runtime in runtimes:
+        for key, (block, text, count) in wanted.items():
+            problem = _problem(workspace, teacher, space, device, session, runtime, key)
+            done += 1
+            yield Step(done, total, text, Row(block, text, count, runtime, problem))
+
+
+def _problem(
+    workspace: Workspace,
+    teacher: Teacher,
+    space: SearchSpace,
+    device: Device,
+    session: AgentSession,
+    runtime: str,
+    key: str,
+) -> str:
+    """Export and run one candidate; return what went wrong, or nothing. Raises where the device is gone."""
+    from qaedge.hil.outputs import outputs_on
+    from qaedge.nn.candidates import export_candidates
+    from qaedge.nn.sessions import load_file
+
+    (file_format,) = RUNTIMES[runtime].formats
+    try:
+        steps = export_candidates(workspace, teacher, space, choose_for(device, workspace), {key}, file_format)
+        for step in steps:
+            _, artifact = step.result
+            here = load_file(Path(artifact.path))
+            outputs_on(session, artifact, {here.name: here.zeros()}, runtime)
+    except (UnsupportedOperator, InvalidFile, CandidateFailed, CandidateCrashed, CandidateTimeout) as error:
+        return error.message
+    return ""
+
+
+def _show(rows: list[Row], device: Device) -> None:
+    bad = [row for row in rows if row.problem]
+    if bad:
+        report.table(
+            ("block", "candidate", ">stands for", "runtime", "problem"),
+            [(row.block or None, row.candidate, row.candidates, row.runtime, row.problem) for row in bad],
+        )
+        return
+    for runtime in dict.fromkeys(row.runtime for row in rows):
+        mine = [row for row in rows if row.runtime == runtime]
+        report.line(
+            f"{runtime} on {device.name} runs all {len(mine)} kinds, "
+            f"which stand for {sum(row.candidates for row in mine)} networks and candidates"
+        )

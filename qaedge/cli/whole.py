@@ -1,0 +1,177 @@
+"""Whole networks measured on a device: what predictions are held against, and what they learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from qaedge import report
+from qaedge.candidate import Candidate
+from qaedge.cli.plan import plan
+from qaedge.cli.resolve import need_nn, note_fake, resolve
+from qaedge.cli.rows import measure_rows
+from qaedge.device import Device, load_devices, table_name, with_runtime
+from qaedge.errors import MeasurementError
+from qaedge.layer_bits import LayerBits
+from qaedge.project import Workspace
+from qaedge.runtime import BOTH
+from qaedge.tables import LatencyRow, LatencyTable
+
+if TYPE_CHECKING:
+    from qaedge.hil.profile import Failed
+
+Networks = Mapping[str, Sequence[Candidate]]
+
+#: So many networks take turns with the teacher, in one chunk.
+BESIDE = 15
+#: The name of the teacher among them, and of what their times were multiplied by, among their conditions.
+TEACHER, SCALE = "teacher", "teacher_scale"
+#: The condition that holds what each repetition took [s].
+REPEATED = "repeated_s"
+#: A scale further from 1 than this is doubted (R14).
+DRIFT = 0.05
+
+
+class WholeNetworks:
+    """A device that is held while whole networks are measured on it, in as many turns as it takes.
+
+    A context manager. Rows go into the device's latency table; torch exports the networks.
+    """
+
+    def __init__(self, workspace: Workspace, device: str, wait_s: float = 0.0, quiet: bool = False) -> None:
+        """Connect, and take the device's lock; raise as `qaedge profile` does."""
+        need_nn()
+        from qaedge.hil.fleet import Fleet
+        from qaedge.hil.settings import Settings
+
+        self.workspace, self.quiet = workspace, quiet
+        self.devices: tuple[Device, ...] = tuple(with_runtime(one, BOTH) for one in load_devices(device))
+        note_fake(self.devices, quiet)
+        self.name = table_name(self.devices)
+        self.teacher, self.space = resolve(workspace, untrained=True)
+        self._settings = Settings()
+        self._store = LatencyTable.store(workspace.latency_file(self.name))
+        self._fleet = Fleet(self.devices, wait_s=wait_s)
+
+    def __enter__(self) -> WholeNetworks:
+        """Hold the device."""
+        self._fleet.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let it go."""
+        self._fleet.__exit__(kind, error, trace)
+
+    def table(self, file_format: str) -> LatencyTable:
+        """Return the device's table of a format as it is now."""
+        return LatencyTable(self.name, self._store.rows(), file_format)
+
+    def measure(
+        self, file_format: str, networks: Networks, append: Callable[[LatencyRow], None] | None = None
+    ) -> list[Failed]:
+        """Measure networks, by the keys of their rows; return what failed.
+
+        The teacher takes its turn among them, so that a row tells what a network takes beside it: rows are scaled to
+        what the table has of the teacher. The reference model (R14) is small, and does not notice what slows a
+        whole network's memory.
+
+        Args:
+            file_format: of the files.
+            networks: the candidate of each block.
+            append: keeps a row; without it the device's table does.
+
+        Raises:
+            NotMeasured: the table does not hold the teacher.
+            UnsupportedOperator: a network that cannot be exported.
+            DeviceLost and other errors of a connection.
+        """
+        kinds: dict[bool, dict[str, Sequence[Candidate]]] = {}
+        for key, network in networks.items():
+            kinds.setdefault(network[0].scheme.is_float, {})[key] = network
+        failed: list[Failed] = []
+        for is_float, alike in kinds.items():
+            table = self.table(file_format)
+            teacher_s = table.origin(self.space, is_float)[0].measurement.median_s
+            own = tuple(block.candidates[block.own(is_float) or 0] for block in self.space.blocks)
+            keys = list(alike)
+            for at in range(0, len(keys), BESIDE):
+                group = {key: alike[key] for key in keys[at : at + BESIDE]}
+                failed += self._beside_teacher(table, group, own, teacher_s, append or self._store.append)
+        return failed
+
+    def repeat(self, file_format: str, networks: Networks, times: int) -> list[Failed]:
+        """Measure networks several times, each time loaded anew, and keep the middle row of each; return what failed.
+
+        How a file lies in memory changes what it takes by some percent from load to load. A row's conditions tell all.
+        """
+        if times == 1:
+            return self.measure(file_format, networks)
+        rows: dict[str, list[LatencyRow]] = {}
+        failed: list[Failed] = []
+        for _ in range(times):
+            failed += self.measure(file_format, networks, lambda row: rows.setdefault(row.key, []).append(row))
+        for each in rows.values():
+            ordered = sorted(each, key=lambda row: row.measurement.median_s)
+            middle = ordered[len(ordered) // 2]
+            told = {**middle.measurement.conditions, REPEATED: [row.measurement.median_s for row in ordered]}
+            measurement = msgspec.structs.replace(middle.measurement, conditions=told)
+            self._store.append(msgspec.structs.replace(middle, measurement=measurement))
+        return failed
+
+    def _beside_teacher(
+        self,
+        table: LatencyTable,
+        networks: Networks,
+        own: Sequence[Candidate],
+        teacher_s: float,
+        append: Callable[[LatencyRow], None],
+    ) -> list[Failed]:
+        """Measure a few networks and the teacher in turn, and keep their rows as if it had taken `teacher_s`."""
+        from qaedge.nn.candidates import export_networks
+
+        planned = plan(
+            table, self.space, self.devices, self._fleet, False, False, LayerBits.read(self.workspace, self.space)
+        )
+        steps = export_networks(
+            self.workspace,
+            self.teacher,
+            self.space,
+            {TEACHER: own, **networks},
+            lambda bits: planned.forms[bits],
+            table.format,
+        )
+        artifacts = [step.result for step in report.progress(steps, "exporting", self.quiet)]
+        rows: list[LatencyRow] = []
+        _, failed = measure_rows(self._fleet, artifacts, self._settings, planned, rows.append, self.quiet)
+        teacher = next((row for row in rows if row.key == TEACHER), None)
+        if teacher is None:
+            raise MeasurementError(
+                "The teacher could not be measured beside the networks, so nothing tells the state of the device.",
+                "\n".join(f"{one.artifact.name}: {one.error.message}" for one in failed),
+            )
+        for row in rows:
+            if row is not teacher:
+                append(scaled(row, teacher_s / teacher.measurement.median_s))
+        return failed
+
+
+def scaled(row: LatencyRow, scale: float) -> LatencyRow:
+    """Return a row whose summaries are multiplied by a scale; its raw samples stay, and its conditions tell."""
+    found = row.measurement
+    doubts = found.doubts
+    if abs(scale - 1) > DRIFT and "drifted" not in doubts:
+        doubts = (*doubts, "drifted")
+    return msgspec.structs.replace(
+        row,
+        measurement=msgspec.structs.replace(
+            found,
+            scales=tuple(scale * value for value in found.scales or (1.0,) * len(found.rounds)),
+            conditions={**found.conditions, SCALE: scale},
+            doubts=doubts,
+        ),
+    )

@@ -1,0 +1,202 @@
+"""A result: what one file took on one device, small enough for git, and judged against another one."""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+from typing import Any
+
+import msgspec
+
+from qaedge.artifact import Artifact
+from qaedge.fingerprint import OF_THE_RUNTIME, differences, fingerprint_of
+from qaedge.measurement import SPOILED, Measurement
+from qaedge.regression.compare import Comparison, Side, Verdict, compare, held_back
+from qaedge.regression.noise import Noise
+
+#: What may differ between a baseline and what is held against it: a baseline outlives many starts of a board, and
+#: another version of a runtime is a finding of its own.
+PASSING = frozenset({"boot_id", "runtime_version"})
+#: Doubts after which the time is not the file's; "changed" mixes two states of a device.
+NOT_JUDGED = SPOILED | {"changed"}
+#: How far the reference model of two sessions may be apart; from the one on, times are scaled, beyond the other the
+#: board is not what it was (R14).
+SCALED, MOVED = 0.02, 0.05
+
+
+class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a file took.
+
+    Attributes:
+        model: what the file is called, in every run the same.
+        device, runtime, runtime_version, threads: where, and by what.
+        fingerprint: what must agree before it is held against another.
+        sha256, size_bytes: which file.
+        rounds_ns: the median of each round [ns].
+        samples: how many samples are behind them.
+        p90_ns, p99_ns: of those samples; None where they are too few.
+        load_ns, first_run_ns, peak_memory_bytes: cold figures.
+        reference_ns: what the reference model took in that session.
+        measured_at: when.
+        commit: of what, where that is known.
+        doubts: reasons to distrust it.
+        miou: of the file on validation images, where it was scored.
+        instructions: per inference, where they are counted.
+    """
+
+    model: str
+    device: str
+    runtime: str
+    runtime_version: str
+    threads: int
+    fingerprint: dict[str, Any]
+    sha256: str
+    size_bytes: int
+    rounds_ns: tuple[int, ...]
+    samples: int
+    p90_ns: int | None = None
+    p99_ns: int | None = None
+    load_ns: int = 0
+    first_run_ns: int | None = None
+    peak_memory_bytes: int | None = None
+    reference_ns: int | None = None
+    measured_at: str = ""
+    commit: str = ""
+    doubts: tuple[str, ...] = ()
+    miou: float | None = None
+    instructions: float | None = None
+
+    @staticmethod
+    def of(model: str, artifact: Artifact, found: Measurement, commit: str = "") -> Result:
+        """Summarize a measurement."""
+        return Result(
+            model=model,
+            device=found.device,
+            runtime=found.runtime,
+            runtime_version=found.runtime_version,
+            threads=found.threads,
+            fingerprint=fingerprint_of(found),
+            sha256=artifact.sha256,
+            size_bytes=artifact.size_bytes,
+            rounds_ns=tuple(round(value * 1e9) for value in found.round_medians_s),
+            samples=len(found.samples_s),
+            p90_ns=_ns(found.p90_s),
+            p99_ns=_ns(found.p99_s),
+            load_ns=round(found.load_s * 1e9),
+            first_run_ns=_ns(found.first_run_s),
+            peak_memory_bytes=found.peak_memory_bytes,
+            reference_ns=_ns(found.reference_s),
+            measured_at=found.started_at,
+            commit=commit,
+            doubts=found.doubts,
+            instructions=found.instructions,
+        )
+
+    @property
+    def median_s(self) -> float:
+        """The median over rounds [s]."""
+        return statistics.median(self.rounds_ns) * 1e-9
+
+    @property
+    def version(self) -> str:
+        """The runtime in words; TFLite's version names the package, which is one of two."""
+        return self.runtime_version if " " in self.runtime_version else f"{self.runtime} {self.runtime_version}"
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its time is the file's."""
+        return NOT_JUDGED.isdisjoint(self.doubts)
+
+    def extended(self, more: Result) -> Result:
+        """Return it with the rounds of a later part; cold figures and quantiles stay those of the first."""
+        return msgspec.structs.replace(
+            self,
+            rounds_ns=(*self.rounds_ns, *more.rounds_ns),
+            samples=self.samples + more.samples,
+            doubts=tuple(sorted({*self.doubts, *more.doubts})),
+        )
+
+    def side(self, name: str = "", without: frozenset[str] = frozenset(), scale: float = 1.0) -> Side:
+        """Return it as one side of a comparison, less some fields of its fingerprint."""
+        return Side(
+            name=name or self.model,
+            values_s=tuple(value * 1e-9 * scale for value in self.rounds_ns),
+            size_bytes=self.size_bytes,
+            peak_memory_bytes=self.peak_memory_bytes,
+            first_run_s=self.first_run_ns * 1e-9 if self.first_run_ns else None,
+            fingerprint={key: value for key, value in self.fingerprint.items() if key not in without},
+        )
+
+
+def fingerprint_key(fingerprint: dict[str, Any]) -> str:
+    """Return a short name for a state of a device, the same after each start and for each version of a runtime."""
+    lasting = {key: value for key, value in fingerprint.items() if key not in PASSING and value not in ("", [], {})}
+    return hashlib.sha256(msgspec.json.encode(lasting, order="deterministic")).hexdigest()[:12]
+
+
+def judge(baseline: Result, contender: Result, *, threshold: float = 0.0, noise: Noise | None = None) -> Comparison:
+    """Hold a result against one of another session.
+
+    Where the reference model of the two sessions differs by 2 to 5 %, times are scaled by it; beyond, the board
+    is not what it was, and nothing is decided. Of two versions of a runtime, the reference model says nothing.
+
+    Raises NotComparable where their fingerprints differ in more than what a baseline outlives.
+    """
+    change = ""
+    if (baseline.runtime, baseline.runtime_version) != (contender.runtime, contender.runtime_version):
+        change = f"{baseline.version} -> {contender.version}"
+    moved = 0.0
+    if not change and baseline.reference_ns and contender.reference_ns:
+        moved = contender.reference_ns / baseline.reference_ns - 1
+    scale = 1 / (1 + moved) if SCALED < abs(moved) <= MOVED else 1.0
+    without = PASSING if baseline.runtime == contender.runtime else PASSING | {"runtime"}
+    found = compare(
+        baseline.side(f"{baseline.model} (baseline)", without),
+        contender.side(f"{contender.model} (now)", without, scale),
+        threshold=threshold,
+        noise_floor=noise.floor_across if noise else 0.0,
+        paired=False,
+    )
+    found = told(found, contender, noise)
+    found = msgspec.structs.replace(found, runtime_change=change, baseline=baseline.model, contender=contender.model)
+    if spoiled := not_judged(baseline, contender):
+        return held_back(found, spoiled)
+    if abs(moved) > MOVED:
+        word = "longer" if moved > 0 else "less long"
+        return held_back(found, f"the board: its reference model takes {100 * abs(moved):.0f} % {word} than it did")
+    return found
+
+
+def told(found: Comparison, contender: Result, noise: Noise | None) -> Comparison:
+    """Return a comparison with the samples behind it, and what is known of false alarms."""
+    doubt = ""
+    if noise and noise.fingerprint:
+        fields = {*noise.fingerprint, *contender.fingerprint} - PASSING - OF_THE_RUNTIME
+        doubt = "; ".join(
+            f"{one.field} was {one.word(one.wanted)} and is {one.word(one.found)}"
+            for one in differences(contender.fingerprint, noise.fingerprint, fields)
+        )
+    return msgspec.structs.replace(
+        found,
+        samples=contender.samples,
+        noise_doubt=doubt,
+        false_slower=noise.false_slower if noise else None,
+        aa_comparisons=noise.comparisons if noise else None,
+    )
+
+
+def not_judged(*results: Result) -> str:
+    """Say why the times of some of these are not the files'; nothing where they are."""
+    doubts = sorted({doubt for result in results for doubt in result.doubts} & NOT_JUDGED)
+    return f"measured while the device was {' and '.join(doubts)}" if doubts else ""
+
+
+def confirmed(first: Comparison, second: Comparison) -> Comparison:
+    """Return what two sessions say together: slower only where both do."""
+    if first.verdict is not Verdict.SLOWER or second.verdict is Verdict.SLOWER:
+        return second if first.verdict is Verdict.SLOWER else first
+    return held_back(second, second.reason or "slower at first, and not when measured again in a fresh process")
+
+
+def _ns(value: float | None) -> int | None:
+    return round(value * 1e9) if value is not None else None

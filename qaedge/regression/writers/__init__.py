@@ -1,0 +1,1 @@
+"""Writers: what a suite found, for machines and people that read files: JUnit, Markdown, GitHub, a picture."""

@@ -1,0 +1,54 @@
+"""The real teacher, quantized: torch and the files give the same classes, at sizes of real images, odd ones, too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qaedge.candidate import QuantScheme
+from qaedge.nn.deeplab import deeplabv3_mobilenetv2
+from qaedge.nn.export import as_written, write_file
+from qaedge.nn.parity import BOUNDS, network_parity
+from qaedge.nn.quantize import calibrate
+from qaedge.nn.tracing import trace
+from qaedge.nn.weights import load_weights
+
+pytestmark = [pytest.mark.data, pytest.mark.slow]
+CALIBRATION, COMPARED = 16, 6
+
+
+def images(split: Path, count: int, size: tuple[int, int]) -> list[torch.Tensor]:
+    paths = sorted((split / "images").glob("*.jpg"))
+    chosen = [paths[i] for i in np.linspace(0, len(paths) - 1, count).astype(int)]
+    loaded = [np.asarray(Image.open(p).convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR)) for p in chosen]
+    return [torch.from_numpy(x.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None] for x in loaded]
+
+
+SIZES = [(360, 480), (120, 160), (181, 241)]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=["x".join(map(str, size)) for size in SIZES])
+def test_the_files_of_the_real_teacher_give_the_classes_that_torch_gives(size, qaedge_data, tmp_path):
+    network = deeplabv3_mobilenetv2(classes=11)
+    load_weights(network, qaedge_data / "teachers" / "deeplabv3_mobilenetv2_camvid.safetensors")
+    graph = trace(network.eval(), (3, *size))
+    calibration = images(qaedge_data / "camvid" / "train", CALIBRATION, size)
+    quantized = calibrate(graph, calibration, QuantScheme(8, 8)).freeze()
+    kinds = [("net.onnx", "u8s8"), ("arm.onnx", "s8s8")]
+    try:
+        import ai_edge_litert  # noqa: F401
+
+        kinds.append(("net.tflite", "s8s8"))
+    except ImportError:
+        pass
+    for name, form in kinds:
+        artifact = write_file(quantized, tmp_path / name, form)
+        found = network_parity(
+            as_written(quantized, tmp_path / name), artifact, images(qaedge_data / "camvid" / "val", COMPARED, size)
+        )
+        assert found.same_class is not None and found.same_class >= BOUNDS[artifact.format].network, (name, found)
+        assert found.same_class >= (0.995 if size == SIZES[0] else 0.99), (name, found)

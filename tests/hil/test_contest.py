@@ -1,0 +1,107 @@
+"""Contests and A/A on boards that follow a script: what happens in the middle of one is never judged by half."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qaedge.artifact import Artifact
+from qaedge.device import Device
+from qaedge.errors import AgentFailed, CandidateCrashed, DeviceLost, Unreachable
+from qaedge.hil import fleet
+from qaedge.hil.aa import aa
+from qaedge.hil.contest import Contest, contest
+from qaedge.regression.compare import Comparison, Verdict
+from qaedge.regression.result import confirmed
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Two files, the second of which takes 10 % longer on a fake board."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fleet, "WAITS_S", (0.01, 0.01, 0.01))
+    (tmp_path / "old.onnx").write_bytes(b"o" * 100_000)
+    (tmp_path / "new.onnx").write_bytes(b"n" * 111_000)
+    return Artifact.of(tmp_path / "old.onnx"), Artifact.of(tmp_path / "new.onnx")
+
+
+def board(script: str) -> Device:
+    Path("script.toml").write_text(script)
+    return Device("flaky", "", connection="fake", script="script.toml", runtimes=("onnxruntime",))
+
+
+def run(steps) -> tuple[Contest, list[str]]:
+    said: list[str] = []
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value, said
+        said += [step.warning] if step.warning else []
+
+
+def test_slower_takes_two_sessions_and_faster_one(pair):
+    old, new = pair
+    found, _ = run(contest(board(""), (old, new)))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.SLOWER, 2)
+    assert found.comparison.ratio == pytest.approx(1.1, abs=0.01) and found.first.verdict is Verdict.SLOWER
+    found, _ = run(contest(board(""), (new, old)))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.FASTER, 1)
+    found, _ = run(contest(board(""), (old, old)))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.SAME, 1)
+    assert len(found.baseline.rounds_ns) == len(found.contender.rounds_ns) == 10
+
+
+@pytest.mark.parametrize("what", ["reboot", "cut", "killed", "hang"])
+def test_a_board_that_is_lost_in_the_middle_begins_the_pair_anew(what, pair):
+    script = f'[[event]]\nwhat = "{what}"\nround = 7\naway = 2\n'
+    found, said = run(contest(board(script), pair))
+    assert found.comparison.verdict is Verdict.SLOWER and len(said) == 3, said
+    assert "What was not finished is measured anew." in said[0]
+    assert len(found.contender.rounds_ns) == 10, "nothing of the first seven is in it"
+
+
+def test_a_board_that_is_lost_for_good_ends_it_and_one_that_was_never_there_at_once(pair):
+    with pytest.raises((DeviceLost, Unreachable)):
+        run(contest(board('[[event]]\nwhat = "reboot"\nround = 2\naway = 9\n'), pair))
+    device = board('seed = 2\n[[event]]\nwhat = "reboot"\nat = "greeting"\naway = 1\n')
+    with pytest.raises(AgentFailed):
+        run(contest(device, pair))
+    with pytest.raises(Unreachable):
+        run(contest(device, pair))
+
+
+def test_a_board_that_throttles_all_the_time_decides_nothing(pair):
+    found, _ = run(contest(board("[[throttle]]\nfrom_s = 0.0\nto_s = 1e9\nfactor = 2.0\nbits = 4\n"), pair))
+    assert found.comparison.verdict is Verdict.UNKNOWN
+    assert "throttled" in found.comparison.reason
+
+
+def test_throttling_for_a_while_is_measured_again(pair):
+    # The contender alone would be hit: twice as slow for a third of its rounds.
+    script = "[[throttle]]\nfrom_s = 1.0\nto_s = 2.0\nfactor = 2.0\nbits = 4\n"
+    found, _ = run(contest(board(script), (pair[0], pair[0])))
+    assert found.comparison.verdict is Verdict.SAME
+    assert max(found.contender.rounds_ns) < 1.05 * min(found.contender.rounds_ns)
+
+
+def test_what_only_one_session_says_is_not_decided(pair):
+    found, _ = run(contest(board(""), pair))
+    same = msgspec.structs.replace(found.comparison, verdict=Verdict.SAME)
+    held: Comparison = confirmed(found.comparison, same)
+    assert held.verdict is Verdict.UNKNOWN and "not when measured again" in held.reason
+    assert confirmed(same, found.comparison) is same
+
+
+def test_a_file_that_crashes_is_told_as_that(pair):
+    with pytest.raises(CandidateCrashed):
+        run(contest(board('[[file]]\norder = 1\ndoes = "crash"\n'), pair))
+
+
+def test_aa_tells_noise_and_false_alarms(pair):
+    noise, _ = run(aa(board("[noise]\nsigma = 0.01\n"), pair[0], 12))
+    assert noise.comparisons == len(noise.ratios) == len(noise.across) + 1 == 12
+    assert 0 < noise.floor < 0.02 and noise.floor_across >= noise.floor and 0.0005 < noise.spread < 0.01
+    assert noise.false_slower == 0 and noise.false_alarm_bound == pytest.approx(1 - 0.05 ** (1 / 12))
