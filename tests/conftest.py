@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,11 @@ from sshd import NO_SSHD, netns_sshd, sshd, start_sshd  # noqa: F401 - fixtures
 # Small tensors gain nothing from more threads, and on a busy machine threads that wait for each other
 # take ten times as long. It has to be set before torch is imported, and reaches every process started here.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Whoever measures on this machine, another run of the tests for one, does not keep these from measuring.
+if "QAEDGE_LOCKS" not in os.environ:
+    os.environ["QAEDGE_LOCKS"] = tempfile.mkdtemp(prefix="qaedge-locks-")
+    atexit.register(shutil.rmtree, os.environ["QAEDGE_LOCKS"], ignore_errors=True)
 
 # Shapes in signatures are checked in the tests alone, and only where no module is traced by
 # torch.fx, whose proxies are no tensors.
