@@ -29,6 +29,8 @@ DOUBTS = frozenset(
         "waited",
     }
 )
+#: The condition that counts how often the file was loaded, where that is more than once.
+LOADS = "loads"
 #: Doubts that say that the time is not the network's: such a row is there, and marked, until a rerun replaces it (R14).
 SPOILED = frozenset({"throttled", "under-voltage"})
 
@@ -101,6 +103,31 @@ class Measurement(msgspec.Struct, frozen=True):
     def samples_s(self) -> tuple[float, ...]:
         """All samples, in the order taken, each scaled as its round is [s per inference]."""
         return tuple(s for samples in self._scaled for s in samples)
+
+    @property
+    def loads(self) -> int:
+        """How many times the file was loaded for these samples."""
+        return int(self.conditions.get(LOADS, 1))
+
+    def with_load(self, other: Measurement) -> Measurement:
+        """Return these samples and those of another load of the same file, of another time, as one measurement.
+
+        What is told of loading is that of the first load; the state of the device that of the last.
+        """
+        scales = (*(self.scales or (1.0,) * len(self.rounds)), *(other.scales or (1.0,) * len(other.rounds)))
+        peaks = [m.peak_memory_bytes for m in (self, other) if m.peak_memory_bytes is not None]
+        return msgspec.structs.replace(
+            self,
+            rounds=self.rounds + other.rounds,
+            scales=scales if any(scale != 1.0 for scale in scales) else (),
+            tainted_rounds=self.tainted_rounds + other.tainted_rounds,
+            warmup_s=self.warmup_s + other.warmup_s,
+            peak_memory_bytes=max(peaks, default=None),
+            fingerprint=other.fingerprint,
+            conditions={**self.conditions, "after": other.conditions.get("after", {}), LOADS: self.loads + other.loads},
+            doubts=tuple(dict.fromkeys(self.doubts + other.doubts)),
+            retries=self.retries + other.retries,
+        )
 
     @property
     def _scaled(self) -> tuple[tuple[float, ...], ...]:

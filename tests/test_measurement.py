@@ -75,6 +75,25 @@ def test_rounds_are_scaled_for_summaries_and_kept_raw():
         make_measurement(rounds=((2.0,), (4.0,)), scales=(1.0,))
 
 
+@given(
+    st.lists(st.tuples(st.lists(times, min_size=1, max_size=4), st.sampled_from([1.0, 0.5])), min_size=2, max_size=5)
+)
+def test_samples_of_several_loads_all_count(loads):
+    found = [make_measurement(rounds=(tuple(samples),), scales=(scale,)) for samples, scale in loads]
+    joined = found[0]
+    for other in found[1:]:
+        joined = joined.with_load(other)
+    assert joined.loads == len(loads)
+    assert joined.samples_s == tuple(sample * scale for samples, scale in loads for sample in samples)
+    assert joined.rounds == tuple(tuple(samples) for samples, _ in loads)
+
+
+def test_what_is_doubted_of_one_load_is_doubted_of_all():
+    one = make_measurement(doubts=("waited",), peak_memory_bytes=None, retries=1)
+    joined = one.with_load(make_measurement(doubts=("unstable", "waited"), peak_memory_bytes=7, retries=2))
+    assert (joined.doubts, joined.peak_memory_bytes, joined.retries) == (("waited", "unstable"), 7, 3)
+
+
 def test_rows_of_earlier_versions_still_load():
     new = {"scales", "reference_s", "tainted_rounds", "instructions", "cycles", "energy_j", "energy_samples"}
     data = msgspec.to_builtins(make_measurement())

@@ -175,6 +175,7 @@ def main() -> None:
     parser.add_argument("project", nargs="?", type=Path, default=HERE.parent / "camvid" / "qaedge.toml")
     parser.add_argument("--device", default="", help="where; without it the project's")
     parser.add_argument("--networks", type=int, default=NETWORKS)
+    parser.add_argument("--repeat", type=int, default=5, help="loads of each network that is held out")
     parser.add_argument("--as", dest="name", default="", help="put the latencies under this name, and judge no losses")
     parser.add_argument("--anew", action="store_true", help="measure networks that were held out again")
     flags = parser.parse_args()
@@ -184,7 +185,8 @@ def main() -> None:
     picture = str(HERE / f"predicted{'-' if flags.name else ''}{flags.name}.png")
     command(
         flags.project,
-        *("table", "check", "--device", device, "--networks", str(flags.networks), "--plot", picture, *anew),
+        *("table", "check", "--device", device, "--networks", str(flags.networks), "--repeat", str(flags.repeat)),
+        *("--plot", picture, *anew),
     )
     with WholeNetworks(workspace, device) as held:
         formats = [kind for kind in FORMATS if held.table(kind).rows]

@@ -35,6 +35,7 @@ class Plan:
         redone: keys that are there and are measured again.
         layers: which layers have how many bits, where schemes alone do not tell it.
         rebitted: keys that were measured with other layers at 8 bits.
+        fewer: keys whose rows stay, and are of fewer loads than are wanted.
     """
 
     table: LatencyTable
@@ -45,16 +46,17 @@ class Plan:
     redone: frozenset[str]
     layers: LayerBits
     rebitted: frozenset[str]
+    fewer: frozenset[str] = frozenset()
 
     @property
     def missing(self) -> set[str]:
-        """The keys to measure."""
+        """The keys to measure, as if they were not there."""
         return (self.wanted.keys() - self.there.keys()) | self.redone
 
     @property
     def kept(self) -> int:
         """How many rows stay as they are."""
-        return len(self.wanted) - len(self.missing)
+        return len(self.wanted) - len(self.missing | self.fewer)
 
     @property
     def base_reference_s(self) -> float | None:
@@ -71,7 +73,7 @@ class Plan:
         for bits, (form, reason) in self.forms.items():
             yield f"{bits}-bit weights are stored as {form}: {reason}."
         if self.kept:
-            yield f"{self.kept} of {len(self.wanted)} rows are kept, {len(self.missing)} to measure."
+            yield f"{self.kept} of {len(self.wanted)} rows are kept, {len(self.wanted) - self.kept} to measure."
         fields = {change.field: change for changes in self.other.values() for change in changes}
         if fields:
             count = sum(map(bool, self.other.values()))
@@ -99,6 +101,7 @@ def plan(
     unstable: bool,
     energy: bool,
     layers: LayerBits,
+    loads: int = 1,
 ) -> Plan:
     """Compare a table with what it should have.
 
@@ -110,6 +113,7 @@ def plan(
         unstable: measure again, too, what is marked unstable or drifted.
         energy: measure again, too, what has no energy.
         layers: what is measured again where it had other bits.
+        loads: of how many loads of its file each row should be.
     """
     forms = _forms(table.format, devices[0], space, fleet)
     wanted = _wanted(space, forms)
@@ -128,7 +132,8 @@ def plan(
         or (unstable and not SHAKY.isdisjoint(row.measurement.doubts))
         or (energy and row.measurement.energy_j is None)
     }
-    return Plan(table, forms, wanted, there, other, frozenset(redone), layers, rebitted)
+    fewer = frozenset(key for key, row in there.items() if key not in redone and row.measurement.loads < loads)
+    return Plan(table, forms, wanted, there, other, frozenset(redone), layers, rebitted, fewer)
 
 
 def _forms(file_format: str, device: Device, space: SearchSpace, fleet: Fleet) -> dict[int, tuple[str, str]]:

@@ -13,7 +13,7 @@ from qaedge.artifact import Artifact
 from qaedge.cli import options
 from qaedge.cli.plan import Plan, plan
 from qaedge.cli.resolve import need_nn, note_fake, resolve
-from qaedge.cli.rows import measure_rows
+from qaedge.cli.rows import measure_loads
 from qaedge.cli.slower import Slower, SlowerBits, show, slower_in_fewer_bits, slower_in_integers
 from qaedge.device import load_devices, table_name, with_runtime
 from qaedge.errors import MeasurementError, UsageError
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "qaedge profile --device local",
     "qaedge profile --device pi4 --runtime both",
+    "qaedge profile --device local --repeat 3",
     "qaedge profile --device pi4-a,pi4-b --unstable --json",
 )
 
@@ -68,6 +69,12 @@ def run(
     unstable: Annotated[
         bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable or drifted.")
     ] = False,
+    repeat: Annotated[
+        int,
+        typer.Option(
+            min=1, max=20, metavar="N", help="Measure each N times, loaded anew and at another time; all samples count."
+        ),
+    ] = 1,
     no_xnnpack: options.NoXnnpack = False,
     device: options.Devices = None,
     threads: options.Threads = None,
@@ -83,6 +90,7 @@ def run(
 
     Each row is on disk as soon as it is measured, and a second run measures what is missing, or was
     measured in another state of the device (after a reboot, that is all) or while it throttled.
+    On a machine that others use, too, --repeat 3 makes predictions truer, for three times the time.
     Several boards of one kind share one table and the work. Needs the extra `nn`.
     """
     wait_s = parse_seconds(wait)
@@ -108,12 +116,12 @@ def run(
         for file_format in formats_of(runtime, described[0].runtimes):
             table = LatencyTable(name, store.rows(), file_format)
             layers = LayerBits.read(workspace, space)
-            planned = plan(table, space, described, fleet, unstable, settings.energy, layers)
+            planned = plan(table, space, described, fleet, unstable, settings.energy, layers, repeat)
             for note in planned.notes():
                 report.note(note, quiet)
             artifacts = _export(workspace, teacher, space, planned, quiet)
             before = {share.device: share for share in fleet.shares}
-            measured, mine = measure_rows(fleet, artifacts, settings, planned, store.append, quiet)
+            measured, mine = measure_loads(fleet, artifacts, settings, planned, store.append, repeat, quiet)
             table = LatencyTable(name, store.rows(), file_format)
             summaries.append(summarize(space, table, planned, measured, mine, _since(before, fleet.shares)))
             failed += mine
@@ -180,11 +188,10 @@ def _export(
 ) -> list[tuple[str, Artifact]]:
     from qaedge.nn.candidates import export_candidates
 
-    if not planned.missing:
+    keys = planned.missing | planned.fewer
+    if not keys:
         return []
-    steps = export_candidates(
-        workspace, teacher, space, lambda bits: planned.forms[bits], planned.missing, planned.table.format
-    )
+    steps = export_candidates(workspace, teacher, space, lambda bits: planned.forms[bits], keys, planned.table.format)
     return [step.result for step in report.progress(steps, "exporting", quiet)]
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from qaedge import report
 from qaedge.artifact import Artifact
@@ -64,4 +67,42 @@ def measure_rows(
             )
         )
         done += 1
+    return done, failed
+
+
+def measure_loads(
+    fleet: Fleet,
+    artifacts: list[tuple[str, Artifact]],
+    settings: Settings,
+    planned: Plan,
+    append: Callable[[LatencyRow], None],
+    loads: int,
+    quiet: bool,
+) -> tuple[int, list[Failed]]:
+    """Measure files as `measure_rows` does until each row is of so many loads; return how many, and what failed.
+
+    All files take their turn before one is loaded again: a machine that others use is another one minutes later,
+    and what is kept are the samples of all loads. A file that fails is not tried again.
+    """
+    joined = {key: row for key, row in planned.there.items() if key in planned.fewer}
+    left = {key: loads - (joined[key].measurement.loads if key in joined else 0) for key, _ in artifacts}
+
+    def join(row: LatencyRow) -> None:
+        before = joined.get(row.key)
+        if before is not None:
+            row = msgspec.structs.replace(row, measurement=before.measurement.with_load(row.measurement))
+        joined[row.key] = row
+        append(row)
+
+    done, failed = 0, list["Failed"]()
+    for turn in range(loads):
+        lost = {one.artifact.name for one in failed}
+        now = [(key, one) for key, one in artifacts if left[key] > turn and one.name not in lost]
+        if loads > 1 and now:
+            report.note(f"Turn {turn + 1} of {loads}: {len(now)} file{'s' if len(now) > 1 else ''}.", quiet)
+        count, mine = measure_rows(fleet, now, settings, planned, join, quiet)
+        done, failed = done + count, failed + mine
+        # Later turns are scaled to the state in which the rows of the earlier ones were measured.
+        kept = {key: row for key, row in planned.there.items() if key not in planned.redone}
+        planned = dataclasses.replace(planned, there=kept | joined, redone=frozenset())
     return done, failed

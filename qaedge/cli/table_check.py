@@ -78,7 +78,7 @@ def run(
     ] = False,
     repeat: Annotated[
         int,
-        typer.Option(min=1, metavar="N", help="Measure each so often, loaded anew each time; the middle one counts."),
+        typer.Option(min=1, metavar="N", help="Measure each so often, loaded anew each time; all samples count."),
     ] = 1,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw predicted against measured as PNG.")] = None,
     loss: Annotated[

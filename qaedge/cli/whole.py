@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from qaedge.cli.rows import measure_rows
 from qaedge.device import Device, load_devices, table_name, with_runtime
 from qaedge.errors import MeasurementError
 from qaedge.layer_bits import LayerBits
+from qaedge.measurement import Measurement
 from qaedge.project import Workspace
 from qaedge.runtime import BOTH
 from qaedge.tables import LatencyRow, LatencyTable
@@ -105,9 +107,9 @@ class WholeNetworks:
         return failed
 
     def repeat(self, file_format: str, networks: Networks, times: int) -> list[Failed]:
-        """Measure networks several times, each time loaded anew, and keep the middle row of each; return what failed.
+        """Measure networks several times, each time loaded anew, and keep the samples of all; return what failed.
 
-        How a file lies in memory changes what it takes by some percent from load to load. A row's conditions tell all.
+        What a file takes changes by some percent from load to load. A row's conditions tell each load's median.
         """
         if times == 1:
             return self.measure(file_format, networks)
@@ -116,11 +118,11 @@ class WholeNetworks:
         for _ in range(times):
             failed += self.measure(file_format, networks, lambda row: rows.setdefault(row.key, []).append(row))
         for each in rows.values():
-            ordered = sorted(each, key=lambda row: row.measurement.median_s)
-            middle = ordered[len(ordered) // 2]
-            told = {**middle.measurement.conditions, REPEATED: [row.measurement.median_s for row in ordered]}
-            measurement = msgspec.structs.replace(middle.measurement, conditions=told)
-            self._store.append(msgspec.structs.replace(middle, measurement=measurement))
+            found = [row.measurement for row in each]
+            joined = functools.reduce(Measurement.with_load, found)
+            told = {**joined.conditions, REPEATED: sorted(one.median_s for one in found)}
+            measurement = msgspec.structs.replace(joined, conditions=told)
+            self._store.append(msgspec.structs.replace(each[0], measurement=measurement))
         return failed
 
     def _beside_teacher(

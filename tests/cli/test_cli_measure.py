@@ -285,6 +285,29 @@ def test_profile_fills_the_table_and_keeps_it(few, qaedge):
     assert listing["missing_latency"] == {"local": 0} and listing["missing_teacher"] == {"local": 0}
 
 
+def test_profile_measures_again_at_another_time_and_all_samples_count(profiled, qaedge):
+    once = rows().rows
+    first = next(iter(once))
+    ran = qaedge("profile", "--repeat", "2", "--json")
+    assert ran.status == 0, ran.err
+    summary = json.loads(ran.out)
+    assert (summary["kept"], summary["measured"], summary["failed"]) == (0, count(), [])
+    twice = rows().rows
+    assert once.keys() == twice.keys()
+    for key, row in twice.items():
+        before, now = once[key].measurement, row.measurement
+        assert now.loads == 2 and len(now.rounds) > len(before.rounds)
+        assert now.rounds[: len(before.rounds)] == before.rounds
+    assert qaedge("profile", "--repeat", "2", "--quiet", "--json").out.find(f'"kept": {count()}') > 0
+    assert json.loads(qaedge("profile", "--json").out)["kept"] == count(), "fewer loads are enough for it"
+
+    # A row that is of another state begins anew, and is loaded as often as the others.
+    write_state(Workspace.open(), first, "runtime_version", "0.1")
+    ran = qaedge("profile", "--repeat", "2", "--json")
+    assert json.loads(ran.out)["measured"] == 2 and "Turn 2 of 2: 1 file." in ran.err
+    assert rows().rows[first].measurement.loads == 2
+
+
 def test_rows_of_another_state_are_measured_again(profiled, qaedge):
     states = {
         "runtime_version": "0.1",

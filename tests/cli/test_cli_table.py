@@ -105,14 +105,14 @@ def test_held_out_networks_are_measured_once_and_held_against_the_table(project,
     assert fewer["n"] == 6
 
 
-def test_what_is_measured_several_times_keeps_the_middle_and_tells_all(project, qaedge):
+def test_what_is_measured_several_times_keeps_all_samples_and_tells_each_median(project, qaedge):
     ran = qaedge("table", "check", "--networks", "3", "--repeat", "3", "--wait", "4min", "--json")
     assert ran.status == 0, ran.err
     found = json.loads(ran.out)
     for _, row in table_of(project).networks(space_of(project), HELD_OUT):
         times = row.measurement.conditions["repeated_s"]
         assert len(times) == 3 and times == sorted(times)
-        assert row.measurement.median_s == pytest.approx(times[1])
+        assert row.measurement.loads == 3 and times[0] <= row.measurement.median_s <= times[2]
     assert found["repeatability"] > 0
 
 
