@@ -23,13 +23,13 @@ from qaedge.hil.profile import Failed, Settings, measure, open_session
 from qaedge.progress import Step, changed
 from qaedge.regression.compare import FIRST_ROUNDS, MOST_ROUNDS, Comparison, Verdict, compare, held_back, needs_more
 from qaedge.regression.noise import Noise
-from qaedge.regression.result import Result, confirmed, told
+from qaedge.regression.result import Result, believed, confirmed, told
 
 T = TypeVar("T")
 #: How long the agent of a board that was lost may hold it, while it waits for its host [s].
 _HELD_S = HOST_PATIENCE_S + 10.0
-#: How often rounds that count for nothing are taken again; then nothing is decided.
-_RETAKES = 2
+#: How often rounds that count for nothing are taken again, and sessions whose verdict is in doubt.
+RETAKES = 2
 
 
 class Contest(msgspec.Struct, frozen=True):
@@ -59,13 +59,13 @@ def contest(
     threshold: float = 0.0,
     noise: Noise | None = None,
     wait_s: float = 0.0,
-    confirm: bool = True,
     settings: Settings | None = None,
 ) -> Generator[Step, None, Contest]:
     """Judge a contender (second) against a baseline (first); yield what is going on, return the Contest.
 
-    SLOWER has to be said by two sessions, each with fresh processes. A board that is lost is connected to
-    again, and the pair begins anew there.
+    SLOWER has to be said by two sessions, each with fresh processes. A session whose SLOWER or FASTER is in doubt,
+    because the device did other work, is held again, twice at most. A board that is lost is connected to again,
+    and the pair begins anew there.
 
     Raises what `measure` and `open_session` raise, and a file's own error where it cannot be measured.
     """
@@ -77,15 +77,28 @@ def contest(
             found = yield from _one(session, pair, threads or device.threads, threshold, noise, order)
             return msgspec.structs.replace(found, seconds=time.monotonic() - began)
 
-    found = yield from persistently(device, wait_s, one)
-    sessions, first = 1, None
-    if confirm and found.comparison.verdict is Verdict.SLOWER:
-        first, seconds = found.comparison, found.seconds
-        found = yield from _again(persistently(device, wait_s, one))
-        comparison = confirmed(first, found.comparison)
-        found = msgspec.structs.replace(found, comparison=comparison, seconds=seconds + found.seconds)
-        sessions = 2
-    return msgspec.structs.replace(found, first=first, sessions=sessions)
+    def settled() -> Generator[Step, None, Contest]:
+        seconds = 0.0
+        for number in range(1, RETAKES + 2):
+            found = yield from persistently(device, wait_s, one)
+            seconds += found.seconds
+            if not found.comparison.held_for:
+                break
+            if number <= RETAKES:
+                yield Step(0, 0, f"again: {' and '.join(found.comparison.held_for)}")
+        return msgspec.structs.replace(found, sessions=number, seconds=seconds)
+
+    first = yield from settled()
+    if first.comparison.verdict is not Verdict.SLOWER:
+        return first
+    found = yield from _again(settled())
+    return msgspec.structs.replace(
+        found,
+        comparison=confirmed(first.comparison, found.comparison),
+        first=first.comparison,
+        sessions=first.sessions + found.sessions,
+        seconds=first.seconds + found.seconds,
+    )
 
 
 def persistently(
@@ -158,7 +171,7 @@ def _one(
         parts = [_good(taken[side.name]) for side in sides]
         if not all(part.is_judged for part in parts):
             spoiled += 1
-            if spoiled <= _RETAKES:
+            if spoiled <= RETAKES:
                 yield Step(0, 0, "again: the device was not itself")
                 continue
         kept = [one.extended(more) for one, more in zip(kept, parts, strict=True)] if kept else parts
@@ -169,14 +182,14 @@ def _one(
             noise_floor=noise.floor if noise else 0.0,
         )
         found = told(found, kept[1], noise)
-        if spoiled > _RETAKES:
+        if spoiled > RETAKES:
             doubts = sorted({doubt for part in parts if not part.is_judged for doubt in part.doubts})
             found = held_back(found, f"the device was {' and '.join(doubts)} all the time")
             break
         rounds = needs_more(found, MOST_ROUNDS)
         if not rounds:
             break
-    return Contest(found, kept[0], kept[1], None, 1, 0.0)
+    return Contest(believed(found, *kept), kept[0], kept[1], None, 1, 0.0)
 
 
 def _named(artifact: Artifact, role: str) -> Artifact:

@@ -91,7 +91,8 @@ class Comparison(msgspec.Struct, frozen=True):
     `first_run_ratio` are None where a side does not know; `grown` names those of them that lie
     beyond the threshold (the last two by 25 % at least). They do not change the verdict on latency.
     `samples` are those behind the contender's rounds; of `aa_comparisons` of a file with itself on that
-    device, `false_slower` were called slower. `reason` says why a verdict was held back.
+    device, `false_slower` were called slower. `reason` says why a verdict was held back; `held_for` names the doubts
+    about the samples for which a SLOWER or FASTER was.
     `runtime_change` is not empty where the two sides had two versions of a runtime: what changed is
     then that, and not the file alone. `noise_doubt` says in what the device differed when its noise was measured.
     """
@@ -116,6 +117,7 @@ class Comparison(msgspec.Struct, frozen=True):
     false_slower: int | None = None
     aa_comparisons: int | None = None
     reason: str = ""
+    held_for: tuple[str, ...] = ()
     runtime_change: str = ""
     noise_doubt: str = ""
 

@@ -19,6 +19,13 @@ from qaedge.regression.noise import Noise
 PASSING = frozenset({"boot_id", "runtime_version"})
 #: Doubts after which the time is not the file's; "changed" mixes two states of a device.
 NOT_JUDGED = SPOILED | {"changed"}
+#: Doubts of a device that did other work, too, and what each means: by that alone a file may differ from itself.
+SHAKEN = {
+    "drifted": "its reference model took over 5 % more or less than at first",
+    "waited": "another process had the core for more than 5 % of the time",
+}
+#: In such doubt, a file is slower or faster where the whole interval says so by more than this.
+BEYOND_DOUBT = 0.5
 #: How far the reference model of two sessions may be apart; from the one on, times are scaled, beyond the other the
 #: board is not what it was (R14).
 SCALED, MOVED = 0.02, 0.05
@@ -164,7 +171,7 @@ def judge(baseline: Result, contender: Result, *, threshold: float = 0.0, noise:
     if abs(moved) > MOVED:
         word = "longer" if moved > 0 else "less long"
         return held_back(found, f"the board: its reference model takes {100 * abs(moved):.0f} % {word} than it did")
-    return found
+    return believed(found, baseline, contender)
 
 
 def told(found: Comparison, contender: Result, noise: Noise | None) -> Comparison:
@@ -189,6 +196,24 @@ def not_judged(*results: Result) -> str:
     """Say why the times of some of these are not the files'; nothing where they are."""
     doubts = sorted({doubt for result in results for doubt in result.doubts} & NOT_JUDGED)
     return f"measured while the device was {' and '.join(doubts)}" if doubts else ""
+
+
+def believed(found: Comparison, *results: Result) -> Comparison:
+    """Hold a SLOWER or FASTER back that may be the work of others on the device; `held_for` is not empty then.
+
+    What differs by more than such work explains stands: the whole interval beyond 50 %, or the threshold.
+    """
+    doubts = tuple(sorted({doubt for result in results for doubt in result.doubts} & SHAKEN.keys()))
+    if not doubts or found.verdict not in (Verdict.SLOWER, Verdict.FASTER):
+        return found
+    beyond = 1 + max(BEYOND_DOUBT, found.threshold)
+    if found.low > beyond or found.high < 1 / beyond:
+        return found
+    reason = (
+        f"{100 * (found.ratio - 1):+.1f} %, in doubt: the device did other work while this was measured "
+        f"({'; '.join(f'{doubt}: {SHAKEN[doubt]}' for doubt in doubts)}). End what else runs there, and compare again"
+    )
+    return msgspec.structs.replace(held_back(found, reason), held_for=doubts)
 
 
 def confirmed(first: Comparison, second: Comparison) -> Comparison:

@@ -103,6 +103,17 @@ def test_a_suite_bears_what_happens_to_its_board(script, status, bench, qaedge):
         assert not Path("results/suites/benchmarks.jsonl").exists()
 
 
+def test_a_suite_on_a_board_that_does_other_work_decides_nothing(bench, qaedge):
+    saved(qaedge)
+    Path("two.onnx").write_bytes(b"x" * 230_000)
+    bench("[noise]\nburst_every_s = 0.02\nburst_s = 0.004\nburst_factor = 2.0\n")
+    ran = qaedge("bench", "--suite", "benchmarks.toml", "--against", "main", "--json")
+    found = json.loads(ran.out)["outcomes"][1]
+    assert ran.status == 4 and found["comparison"]["verdict"] == "unknown", ran.err
+    assert found["comparison"]["held_for"] == ["waited"] and found["held"][1]["kept"] is None
+    assert found["comparison"]["reason"].endswith("End what else runs there, and compare again")
+
+
 def test_a_board_that_is_lost_for_good_costs_its_own_models_and_a_rerun_measures_those(bench, qaedge):
     saved(qaedge)
     Path("old.onnx").write_bytes(b"x" * 100_000)

@@ -95,6 +95,34 @@ def test_what_only_one_session_says_is_not_decided(pair):
     assert confirmed(same, found.comparison) is same
 
 
+#: Another process has the core for a sixth of the time, in pieces: every sample waits, and none is twice as long.
+BUSY = "[noise]\nsigma = 0.002\nburst_every_s = 0.02\nburst_s = 0.004\nburst_factor = 2.0\n"
+
+
+def test_what_is_in_doubt_is_measured_again_and_then_not_decided(pair):
+    for files, change in ((pair, "+10."), (pair[::-1], "-9.")):
+        found, _ = run(contest(board(BUSY), files))
+        assert (found.comparison.verdict, found.sessions) == (Verdict.UNKNOWN, 3)
+        assert found.comparison.exit_status == 4 and found.comparison.held_for == ("waited",)
+        assert change in found.comparison.reason and "another process had the core" in found.comparison.reason
+    found, _ = run(contest(board(BUSY), (pair[0], pair[0])))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.SAME, 1)
+
+
+def test_what_doubt_does_not_explain_is_slower_all_the_same(pair, tmp_path):
+    (tmp_path / "twice.onnx").write_bytes(b"t" * 220_000)
+    found, _ = run(contest(board(BUSY), (pair[0], Artifact.of(tmp_path / "twice.onnx"))))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.SLOWER, 2)
+    assert "waited" in found.contender.doubts and found.comparison.low > 1.5 and not found.comparison.held_for
+
+
+def test_doubt_that_passes_leaves_the_verdict(pair):
+    # Nothing says that the board throttles, and its reference model changes in the first session.
+    found, _ = run(contest(board("[[throttle]]\nfrom_s = 0.6\nto_s = 4.0\nfactor = 1.3\nbits = 0\n"), pair))
+    assert found.comparison.verdict is Verdict.SLOWER and found.sessions > 2
+    assert found.comparison.ratio == pytest.approx(1.1, abs=0.01) and not found.comparison.held_for
+
+
 def test_a_file_that_crashes_is_told_as_that(pair):
     with pytest.raises(CandidateCrashed):
         run(contest(board('[[file]]\norder = 1\ndoes = "crash"\n'), pair))
