@@ -59,6 +59,7 @@ def run_suite(
     from qaedge.regression.outcome import gathered
     from qaedge.regression.suite import device_for, needs_baseline, read_suite
 
+    written.check()
     suite = read_suite(path)
     if save:
         check_name(save)
@@ -66,6 +67,8 @@ def run_suite(
         suite = msgspec.structs.replace(suite, wait_s=wait_s)
     folder = path.parent / FOLDER
     saved = read_saved(folder, against) if against else None
+    if saved:  # a model with a baseline file of its own asks for no saved results
+        saved.check_devices(name for model in suite.models if model.baseline is None for name in model.devices)
     unheld = [model.name for model in suite.models if needs_baseline(model)]
     if unheld and not against and not save:
         report.warn(

@@ -21,12 +21,14 @@ import numpy.typing as npt
 from qaedge.errors import NotComparable, UsageError
 from qaedge.fingerprint import Difference, differences, fingerprint_of
 from qaedge.measurement import Measurement
+from qaedge.units import parse_percent
 
 P_VALUE = 0.002
 FEWEST_ROUNDS = 7  # with 6 a side, the least possible p is 0.00216
 FIRST_ROUNDS, MOST_ROUNDS = 10, 160
 LEAST_THRESHOLD = 0.03
 NOISE_FACTOR = 3.0
+MOST_THRESHOLD = 10.0  # eleven times as slow: beyond it, a share is a typing error
 COLD_THRESHOLD = 0.25  # of first run and peak memory, of which a session gives one value
 RESAMPLES = 2000
 DISCOVERY_RATE = 0.05  # q of Benjamini and Hochberg, where many are compared
@@ -199,6 +201,17 @@ def compare(
             if grown is not None and grown > 1 + (allowed if what == "size" else max(allowed, COLD_THRESHOLD))
         ),
     )
+
+
+def parse_threshold(text: str) -> float:
+    """Return 0.05 for "5%"; raise UsageError for what is no share, 0 or less, or above 1000 %."""
+    share = parse_percent(text)
+    hint = f"Write it like 5%: more than 0%, at most {100 * MOST_THRESHOLD:g}%."
+    if share is None:
+        raise UsageError(f"The threshold {text!r} is not a share.", hint)
+    if not 0 < share <= MOST_THRESHOLD:
+        raise UsageError(f"The threshold {text!r} tells nothing apart.", hint)
+    return share
 
 
 def needs_more(comparison: Comparison, most: int = MOST_ROUNDS) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -26,6 +27,8 @@ SHAKEN = {
 }
 #: In such doubt, a file is slower or faster where the whole interval says so by more than this.
 BEYOND_DOUBT = 0.5
+#: What no file on any board goes beyond: an hour, 2^50 bytes, and what counters hold.
+LONGEST_NS, LARGEST_BYTES, MOST_INSTRUCTIONS = 3600 * 10**9, 2**50, 1e18
 #: How far the reference model of two sessions may be apart; from the one on, times are scaled, beyond the other the
 #: board is not what it was (R14).
 SCALED, MOVED = 0.02, 0.05
@@ -133,6 +136,34 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             first_run_s=self.first_run_ns * 1e-9 if self.first_run_ns else None,
             fingerprint={key: value for key, value in self.fingerprint.items() if key not in without},
         )
+
+
+def absurd(result: Result) -> Iterator[tuple[str, str, float]]:
+    """Yield each value that nothing takes: its key, what is expected there, and what was found.
+
+    A file that was edited or merged may hold any number; an agent's own are checked when they arrive.
+    """
+    if not result.rounds_ns:
+        yield "rounds_ns", "at least one round", 0
+    times: dict[str, int | None] = {f"rounds_ns[{number}]": value for number, value in enumerate(result.rounds_ns)}
+    times |= {key: getattr(result, key) for key in ("p90_ns", "p99_ns", "first_run_ns", "reference_ns")}
+    for key, value in times.items():
+        if value is not None and not 0 < value <= LONGEST_NS:
+            yield key, f"nanoseconds from 1 to {LONGEST_NS}", value
+    if not 0 <= result.load_ns <= LONGEST_NS:
+        yield "load_ns", f"nanoseconds from 0 to {LONGEST_NS}", result.load_ns
+    for key in ("size_bytes", "peak_memory_bytes"):
+        value = getattr(result, key)
+        if value is not None and not 0 <= value <= LARGEST_BYTES:
+            yield key, f"bytes from 0 to {LARGEST_BYTES}", value
+    if result.samples < len(result.rounds_ns):
+        yield "samples", f"at least one in each of {len(result.rounds_ns)} rounds", result.samples
+    if result.threads < 1:
+        yield "threads", "at least 1", result.threads
+    if result.miou is not None and not 0 <= result.miou <= 1:
+        yield "miou", "a share from 0 to 1", result.miou
+    if result.instructions is not None and not 0 < result.instructions <= MOST_INSTRUCTIONS:
+        yield "instructions", f"a count above 0, at most {MOST_INSTRUCTIONS:g}", result.instructions
 
 
 def fingerprint_key(fingerprint: dict[str, Any]) -> str:

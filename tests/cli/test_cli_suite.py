@@ -158,17 +158,47 @@ def test_a_changed_runtime_is_a_finding(bench, qaedge):
     assert "runtime: onnxruntime 1.31.0 -> onnxruntime fake on flaky: 14.0 % slower (2 models" in ran.out
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"device": "pi4"}, "is of pi4, and this is flaky"),
-        ({"fingerprint": {"kernel": "5.10"}}, "kernel was '5.10' and is 'fake'"),
-    ],
-)
-def test_a_baseline_of_another_device_or_state_is_one_error(changed, said, bench, qaedge):
-    edited(saved(qaedge), **changed)
+def test_a_baseline_of_another_device_is_one_error_before_anything_is_measured(bench, qaedge):
+    file = saved(qaedge)
+    edited(file, device="pi4")
+    for words in (("bench", "--suite", "benchmarks.toml", "--against", "main"), ("compare", file, "one.onnx")):
+        ran = qaedge(*words, *(("--device", "flaky") if words[0] == "compare" else ()))
+        assert ran.status == 1 and ran.err.count("error:") == 1 and not ran.out, ran.out + ran.err
+        assert "is of pi4, and this is flaky" in ran.err and "measuring" not in ran.err and "comparing" not in ran.err
+    # A model that has its baseline file with it asks for no saved results.
+    Path("benchmarks.toml").write_text(SUITE.replace('.onnx"', '.onnx"\nbaseline = "one.onnx"'))
+    assert "is of pi4" not in qaedge("bench", "--suite", "benchmarks.toml", "--against", "main").err
+
+
+def test_a_baseline_of_another_state_is_told(bench, qaedge):
+    edited(saved(qaedge), fingerprint={"kernel": "5.10"})
     ran = qaedge("bench", "--suite", "benchmarks.toml", "--against", "main")
-    assert ran.status == 1 and said in ran.out
+    assert ran.status == 1 and "kernel was '5.10' and is 'fake'" in ran.out
+
+
+@pytest.mark.parametrize("flag", ["--junit", "--markdown", "--history"])
+@pytest.mark.parametrize("path", ["devices", "one.onnx/x"])
+def test_where_a_report_cannot_go_is_told_before_anything_is_measured(flag, path, bench, qaedge):
+    commands = [("bench", "--suite", "benchmarks.toml")]
+    commands += [("compare", "one.onnx", "two.onnx", "--device", "flaky")] if flag != "--history" else []
+    for words in commands:
+        ran = qaedge(*words, flag, path)
+        assert ran.status == 1 and f"Cannot write {path}" in ran.err and ran.err.count("error:") == 1
+        assert not ran.out and "measuring" not in ran.err and "comparing" not in ran.err
+
+
+def test_a_history_of_another_format_is_told_before_anything_is_measured(bench, qaedge):
+    Path("h.jsonl").write_text('{"format":"something else","version":1}\n')
+    ran = qaedge("bench", "--suite", "benchmarks.toml", "--history", "h.jsonl")
+    assert ran.status == 1 and "h.jsonl: line 1: expected format" in ran.err and "measuring" not in ran.err
+
+
+@pytest.mark.parametrize("share", ["0%", "0.0%", "-5%", "1001%", "1000000%", "5", "nan%"])
+def test_a_threshold_out_of_bounds_is_a_wrong_use(share, bench, qaedge):
+    for words in (("compare", "one.onnx", "two.onnx", "--device", "flaky"), ("history", "h.jsonl")):
+        ran = qaedge(*words, "--threshold", share)
+        assert ran.status == 2 and f"The threshold '{share}'" in ran.err, ran.err
+        assert "more than 0%, at most 1000%" in ran.err and "comparing" not in ran.err
 
 
 def test_an_older_format_an_empty_suite_a_unit_and_a_lost_model_are_one_error_each(bench, qaedge):
