@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from test_cli_distill import until
 
 from qaedge.hil import fleet
 from qaedge.hil.fake import target
@@ -260,6 +263,35 @@ def test_noise_is_measured_kept_and_used(bench, qaedge):
     Path("devices/flaky.noise.json").write_text("{}")
     ran = qaedge("compare", "one.onnx", "one.onnx", "--device", "flaky")
     assert ran.status == 1 and "qaedge device noise flaky" in ran.err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_noise_that_was_interrupted_goes_on(sent, bench, qaedge, spawn):
+    kept = Path("devices/flaky.noise.jsonl")
+    # A board that does not answer any more after a while: so the signal comes in the middle.
+    bench('[[event]]\nwhat = "hang"\nat = "greeting"\nafter = 3\nat_s = 1.0\n')
+    words = ("device", "noise", "flaky", "--comparisons", "10")
+    process = spawn(*words, start_new_session=True)
+    until(lambda: kept.exists() and kept.read_bytes().count(b"\n") > 3, process)
+    os.killpg(process.pid, sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -9) and "Traceback" not in err and not Path("devices/flaky.noise.json").exists()
+    rows = kept.read_text().splitlines()[1:]
+    bench("")
+    ran = qaedge(*words, "--json")
+    assert ran.status == 0 and f"{len(rows)} comparisons are kept from a run that did not end" in ran.err
+    ratios = json.loads(Path("devices/flaky.noise.json").read_text())["ratios"]
+    assert ratios[: len(rows)] == [json.loads(row)["trial"]["ratio"] for row in rows] and len(ratios) == 10
+    assert not kept.exists() and "are kept" not in qaedge(*words, "--json").err
+
+
+def test_noise_of_another_file_does_not_go_on(bench, qaedge):
+    Path("devices/flaky.noise.jsonl").write_text('{"format":"qaedge noise run","version":1}\n')
+    trial = {"ratio": 1.0, "verdict": "same", "median_s": 0.1, "spread": 0.01, "fingerprint": {}}
+    with Path("devices/flaky.noise.jsonl").open("a") as file:
+        file.write(json.dumps({"digest": "of another file", "trial": trial}) + "\n")
+    ran = qaedge("device", "noise", "flaky", "--comparisons", "10", "--json")
+    assert ran.status == 0 and "are kept" not in ran.err and json.loads(ran.out)["comparisons"] == 10
 
 
 def test_history_tells_steps(bench, qaedge):

@@ -14,6 +14,7 @@ from qaedge.hil import fleet
 from qaedge.hil.aa import aa
 from qaedge.hil.contest import Contest, contest
 from qaedge.regression.compare import Comparison, Verdict
+from qaedge.regression.noise import noise_of
 from qaedge.regression.result import confirmed
 
 
@@ -129,7 +130,19 @@ def test_a_file_that_crashes_is_told_as_that(pair):
 
 
 def test_aa_tells_noise_and_false_alarms(pair):
-    noise, _ = run(aa(board("[noise]\nsigma = 0.01\n"), pair[0], 12))
+    device = board("[noise]\nsigma = 0.01\n")
+    trials = [step.result for step in aa(device, pair[0], 12) if step.result]
+    noise = noise_of(device.name, pair[0].name, trials, "")
     assert noise.comparisons == len(noise.ratios) == len(noise.across) + 1 == 12
     assert 0 < noise.floor < 0.02 and noise.floor_across >= noise.floor and 0.0005 < noise.spread < 0.01
     assert noise.false_slower == 0 and noise.false_alarm_bound == pytest.approx(1 - 0.05 ** (1 / 12))
+
+
+def test_aa_goes_on_and_forgets_another_state(pair):
+    known = [step.result for step in aa(board(""), pair[0], 3) if step.result]
+    steps = [step for step in aa(board(""), pair[0], 5, known=known) if step.result]
+    assert [step.done for step in steps] == [4, 5] and not any(step.warning for step in steps)
+    for field, fresh in (("kernel", 5), ("boot_id", 2)):
+        other = [msgspec.structs.replace(trial, fingerprint={**trial.fingerprint, field: "old"}) for trial in known]
+        steps = [step for step in aa(board(""), pair[0], 5, known=other) if step.result]
+        assert len(steps) == fresh and ("3 comparisons from then do not count" in steps[0].warning) == (fresh == 5)
