@@ -132,8 +132,8 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             name=name or self.model,
             values_s=tuple(value * 1e-9 * scale for value in self.rounds_ns),
             size_bytes=self.size_bytes,
-            peak_memory_bytes=self.peak_memory_bytes,
-            first_run_s=self.first_run_ns * 1e-9 if self.first_run_ns else None,
+            peak_memory_bytes=(self.peak_memory_bytes,) if self.peak_memory_bytes else (),
+            first_run_s=(self.first_run_ns * 1e-9,) if self.first_run_ns else (),
             fingerprint={key: value for key, value in self.fingerprint.items() if key not in without},
         )
 

@@ -10,6 +10,7 @@ import pytest
 from qaedge.artifact import Artifact
 from qaedge.device import Device
 from qaedge.errors import AgentFailed, CandidateCrashed, DeviceLost, Unreachable
+from qaedge.hil import contest as contests
 from qaedge.hil import fleet
 from qaedge.hil.aa import aa
 from qaedge.hil.contest import Contest, contest
@@ -122,6 +123,23 @@ def test_doubt_that_passes_leaves_the_verdict(pair):
     found, _ = run(contest(board("[[throttle]]\nfrom_s = 0.6\nto_s = 4.0\nfactor = 1.3\nbits = 0\n"), pair))
     assert found.comparison.verdict is Verdict.SLOWER and found.sessions > 2
     assert found.comparison.ratio == pytest.approx(1.1, abs=0.01) and not found.comparison.held_for
+
+
+def test_cold_figures_are_of_seven_loads_a_side_in_both_orders(pair, monkeypatch):
+    turns = []
+    gather = contests.gather
+
+    def noted(session, artifacts, *given, **named):
+        taken = yield from gather(session, artifacts, *given, **named)
+        turns.append([artifact.name for artifact in artifacts])
+        return {name: msgspec.structs.replace(one, first_run_ns=len(turns)) for name, one in taken.items()}
+
+    monkeypatch.setattr(contests, "gather", noted)
+    found, _ = run(contest(board(""), (pair[0], pair[0])))
+    assert len(turns) == 7 and sorted(turn[0] for turn in turns).count("old (baseline)") in (3, 4)
+    assert found.contender.first_run_ns == found.baseline.first_run_ns == 4, "the median"
+    assert found.comparison.memory_ratio == 1.0 and found.comparison.grown == ()
+    assert len(found.contender.rounds_ns) == 10, "loads add no rounds"
 
 
 def test_a_file_that_crashes_is_told_as_that(pair):
