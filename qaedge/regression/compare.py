@@ -42,11 +42,6 @@ class Verdict(enum.Enum):
     FASTER = "faster"
     UNKNOWN = "unknown"
 
-    @property
-    def exit_status(self) -> int:
-        """0 for same or faster, 3 for slower, 4 for not known."""
-        return {Verdict.SLOWER: 3, Verdict.UNKNOWN: 4}.get(self, 0)
-
 
 class Side(msgspec.Struct, frozen=True):
     """One of the two files compared.
@@ -111,11 +106,6 @@ class Comparison(msgspec.Struct, frozen=True):
     held_for: tuple[str, ...] = ()
     runtime_change: str = ""
     noise_doubt: str = ""
-
-    @property
-    def exit_status(self) -> int:
-        """The status a command ends with: 0, 3 or 4."""
-        return self.verdict.exit_status
 
 
 def compare(

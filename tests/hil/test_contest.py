@@ -105,7 +105,7 @@ def test_what_is_in_doubt_is_measured_again_and_then_not_decided(pair):
     for files, change in ((pair, "+10."), (pair[::-1], "-9.")):
         found, _ = run(contest(board(BUSY), files))
         assert (found.comparison.verdict, found.sessions) == (Verdict.UNKNOWN, 3)
-        assert found.comparison.exit_status == 4 and found.comparison.held_for == ("waited",)
+        assert found.comparison.held_for == ("waited",)
         assert change in found.comparison.reason and "another process had the core" in found.comparison.reason
     found, _ = run(contest(board(BUSY), (pair[0], pair[0])))
     assert (found.comparison.verdict, found.sessions) == (Verdict.SAME, 1)
