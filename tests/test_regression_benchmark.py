@@ -66,6 +66,19 @@ def test_noise_that_neither_drifts_nor_bursts_is_not_kept(load):
         assert recorder.wrong_with("quiet", recorder.described(still)) == ""
 
 
+def ends(_seed: int) -> None:
+    """A maker that does nothing."""
+
+
+def test_noise_that_nobody_made_is_not_kept(load):
+    recorder, makers = load("recorder"), load("noise_makers")
+    with pytest.raises(RuntimeError, match="has ended by itself"), recorder.Disturbed(ends, 0):
+        pass
+    for maker in (makers.drifting, makers.bursty):
+        with recorder.Disturbed(maker, 0):
+            pass
+
+
 def test_the_machine_tells_the_versions_of_its_runtimes(load):
     import onnxruntime
 

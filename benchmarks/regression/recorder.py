@@ -151,10 +151,13 @@ class Disturbed:
             time.sleep(1.0)
 
     def __exit__(self, *_: object) -> None:
-        """End."""
+        """End; raise RuntimeError where it had ended before, and the noise is nobody's."""
         if self._process:
+            worked = self._process.is_alive()
             self._process.kill()
             self._process.join()
+            if not worked:
+                raise RuntimeError("The process that should disturb this machine has ended by itself.")
 
 
 def main() -> None:
