@@ -217,7 +217,8 @@ def _one(
             loads += yield from _loaded(session, sides, settings, threads, len(loads))
             found = judged()
             break
-    return Contest(believed(found, *kept), *(_with_loads(kept, loads)), None, 1, 0.0)
+    baseline, contender = _with_loads(kept, loads)
+    return Contest(believed(found, *kept), baseline, contender, None, 1, 0.0)
 
 
 def _loaded(
