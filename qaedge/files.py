@@ -91,18 +91,19 @@ def _invalid(path: Path, error: msgspec.DecodeError, kind: type, hint: str = "")
     return InvalidFile(path, key, "a valid file", what[:1].lower() + what[1:], hint)
 
 
-def _with_number(found: InvalidFile, data: bytes, hint: str) -> InvalidFile:
+def _with_number(found: InvalidFile, data: bytes) -> InvalidFile:
     """Name the number that JSON, or its place, does not take, where it is one: NaN, 1e300, 1.5."""
-    try:
-        whole = json.loads(data)
-    except ValueError:  # a mistake of another kind
+    if found.key and found.found not in ("a number", "number out of range"):
         return found
-    numbers = dict(_numbers(whole, ""))
+    try:
+        numbers = dict(_numbers(json.loads(data), ""))
+    except (ValueError, RecursionError):  # a mistake of another kind
+        return found
     key = found.key or next((key for key, number in numbers.items() if not math.isfinite(number)), "")
     if key not in numbers:
         return found
     wanted = "a number" if found.expected == "a valid file" else found.expected
-    return InvalidFile(found.path, key, wanted, str(numbers[key]), hint)
+    return InvalidFile(found.path, key, wanted, str(numbers[key]), found.hint)
 
 
 def _numbers(value: object, key: str) -> Iterator[tuple[str, float]]:
@@ -169,7 +170,7 @@ def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise _with_number(_invalid(path, error, kind, hint), data, hint) from error
+        raise _with_number(_invalid(path, error, kind, hint), data) from error
     except UnicodeDecodeError as error:
         raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
 
