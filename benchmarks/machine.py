@@ -11,6 +11,9 @@ import numpy as np
 
 from qaedge import __version__
 
+#: What a result depends on, where it is installed: the runtimes that measure, and what trains and computes.
+PACKAGES = ("onnxruntime", "ai-edge-litert", "tflite-runtime", "torch", "scipy", "ortools")
+
 
 def version_of(name: str) -> str:
     """Return a package's version; nothing where it is not installed."""
@@ -35,6 +38,6 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numpy": np.__version__,
-        **{name: version for name in ("scipy", "ortools") if (version := version_of(name))},
+        **{name: version for name in PACKAGES if (version := version_of(name))},
         "qaedge": __version__,
     }

@@ -7,9 +7,19 @@ from pathlib import Path
 
 import msgspec
 
+from qaedge.errors import InvalidFile
 from qaedge.files import read_bytes
 
 FORMATS = {".onnx": "onnx", ".tflite": "tflite"}
+
+#: How what Git LFS leaves in the place of a file begins.
+POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def check_content(path: Path | str, data: bytes, hint: str = "Get the file itself: git lfs pull") -> None:
+    """Raise InvalidFile for what Git LFS leaves in the place of a file."""
+    if data.startswith(POINTER):
+        raise InvalidFile(path, "", "a network", "a pointer of Git LFS to one", hint)
 
 
 class Artifact(msgspec.Struct, frozen=True):
@@ -29,8 +39,10 @@ class Artifact(msgspec.Struct, frozen=True):
 
     @staticmethod
     def of(path: Path, name: str = "", weight_bytes: int = 0, form: str = "") -> Artifact:
-        """Read a file and describe it; raise MissingFile where there is none."""
-        return Artifact.written(path, read_bytes(path), name, weight_bytes, form)
+        """Read a file and describe it; raise MissingFile where there is none, InvalidFile for a pointer to it."""
+        data = read_bytes(path)
+        check_content(path, data)
+        return Artifact.written(path, data, name, weight_bytes, form)
 
     @staticmethod
     def written(path: Path, data: bytes, name: str = "", weight_bytes: int = 0, form: str = "") -> Artifact:

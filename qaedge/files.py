@@ -6,6 +6,8 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import json
+import math
 import os
 import re
 import shutil
@@ -89,6 +91,33 @@ def _invalid(path: Path, error: msgspec.DecodeError, kind: type, hint: str = "")
     return InvalidFile(path, key, "a valid file", what[:1].lower() + what[1:], hint)
 
 
+def _with_number(found: InvalidFile, data: bytes) -> InvalidFile:
+    """Name the number that JSON, or its place, does not take, where it is one: NaN, 1e300, 1.5."""
+    if found.key and found.found not in ("a number", "number out of range"):
+        return found
+    try:
+        numbers = dict(_numbers(json.loads(data), ""))
+    except (ValueError, RecursionError):  # a mistake of another kind
+        return found
+    key = found.key or next((key for key, number in numbers.items() if not math.isfinite(number)), "")
+    if key not in numbers:
+        return found
+    wanted = "a number" if found.expected == "a valid file" else found.expected
+    return InvalidFile(found.path, key, wanted, str(numbers[key]), found.hint)
+
+
+def _numbers(value: object, key: str) -> Iterator[tuple[str, float]]:
+    """Yield all numbers inside a value that was read from JSON, with their keys."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield key, value
+    elif isinstance(value, list):
+        for number, part in enumerate(value):
+            yield from _numbers(part, f"{key}[{number}]")
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from _numbers(part, f"{key}.{name}".lstrip("."))
+
+
 def _in_words(text: str | None) -> str:
     """Say "a whole number or text" for "`int | str`"; leave other quoted words as they are."""
 
@@ -137,10 +166,11 @@ def convert_toml(value: object, path: Path, kind: type[T]) -> T:
 
 def decode_json(path: Path, kind: type[T], hint: str = "") -> T:
     """Decode a JSON file into `kind`; raise MissingFile or InvalidFile (file, key, expected, found)."""
+    data = read_bytes(path, hint)
     try:
-        return msgspec.json.decode(read_bytes(path, hint), type=kind)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError as error:
-        raise _invalid(path, error, kind, hint) from error
+        raise _with_number(_invalid(path, error, kind, hint), data) from error
     except UnicodeDecodeError as error:
         raise InvalidFile(path, "", "UTF-8 text", f"byte {error.start} that is none") from error
 
@@ -189,6 +219,18 @@ def write_atomic(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
+
+
+def check_writable(path: Path) -> None:
+    """Raise CannotWrite or DiskFull where a file could not be written there; nothing is left but its folder."""
+    with disk_errors(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND))
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PART):
+            pass
 
 
 def claim(descriptor: int) -> bool:

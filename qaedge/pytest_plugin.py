@@ -82,20 +82,17 @@ def assert_not_slower(request: pytest.FixtureRequest) -> Callable[..., Contest]:
 def _compare(model: Path, baseline: Path, name: str, threshold: str, threads: int | None, wait: str) -> Contest:
     from qaedge.artifact import Artifact
     from qaedge.device import load_device
-    from qaedge.errors import UsageError
     from qaedge.hil.contest import contest
+    from qaedge.regression.compare import parse_threshold
     from qaedge.regression.noise import load_noise
-    from qaedge.units import parse_percent, parse_seconds
+    from qaedge.units import parse_seconds
 
-    share = parse_percent(threshold)
-    if share is None:
-        raise UsageError(f"The threshold {threshold!r} is not a share.", "Write it like 5%.")
     pair = (Artifact.of(baseline, name=str(baseline)), Artifact.of(model, name=str(model)))
     steps = contest(
         load_device(name),
         pair,
         threads=threads,
-        threshold=share,
+        threshold=parse_threshold(threshold),
         noise=load_noise(name),
         wait_s=parse_seconds(wait),
     )

@@ -42,6 +42,28 @@ def test_a_wrong_value_names_file_key_expected_and_found(tmp_path, text, key, ex
     assert caught.value.message == f"{path}: {key}: expected {expected}, found {found}."
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "expected", "found"),
+    [
+        ('{"name": "a", "pair": [1, NaN]}', "pair[1]", "a number", "nan"),
+        ('{"name": "a", "pair": [-Infinity, 1]}', "pair[0]", "a number", "-inf"),
+        ('{"name": "a", "pair": [1, 1e999]}', "pair[1]", "a number", "inf"),
+        ('{"name": "a", "items": [{"size": 1e300}]}', "items[0].size", "a whole number", "1e+300"),
+        ('{"name": "a", "items": [{"size": 1, "sise": 1}]}', "items[0].sise", "a known key (size, text)", "'sise'"),
+        ('{"name": 1}', "name", "text", "a whole number"),
+    ],
+)
+def test_a_number_in_json_that_is_none_is_told(tmp_path, text, key, expected, found):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(InvalidFile) as caught:
+        decode_json(path, Outer)
+    assert (caught.value.key, caught.value.expected, caught.value.found) == (key, expected, found)
+    path.write_text("[" * 100_000)
+    with pytest.raises(InvalidFile):
+        decode_json(path, Outer)
+
+
 def test_an_unknown_key_is_told_what_was_meant(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text('name = "a"\nnmae = "b"')

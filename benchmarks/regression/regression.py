@@ -2,14 +2,14 @@
 
 Parts, each of which renews its keys of result.json beside this file:
 
-    record     rounds of one file against itself, on this machine: quiet, drifting, bursty (noise.json)
+    record     rounds of one file against itself, on this machine: quiet, drifting, bursty (noise.json; recorder.py)
     simulate   1,000 A/A comparisons on each kind of recorded noise, and detection rates with a factor put on
     aa         live A/A comparisons, each in a session of its own
     power      live comparisons with 3, 5 and 10 % more operators
     plot       detection rate against effect (detection.png)
 
 A slowdown is injected as more operators: the baseline is a chain of 100 equal convolutions, the contender has 3, 5
-or 10 more. Beside ours, two other rules judge the same rounds, the first ten of each side: Student's t test on their
+or 10 more. Beside ours, two other rules judge the same rounds, as many as ours took: Student's t test on their
 means (p < 0.05, and slower), and asv's (Mann-Whitney p < 0.002, and slower by its factor, 1.1 unless told otherwise).
 
 On a machine that others use, run it by `chrt -f 10`: result.json says how each part ran.
@@ -19,44 +19,38 @@ from __future__ import annotations
 
 import datetime
 import itertools
-import multiprocessing
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
-from noise_makers import MAKERS
+from recorder import HERE, OPERATORS, WAIT_S, file_of, record, taken
 from scipy.stats import mannwhitneyu, ttest_ind
 
 from qaedge.artifact import Artifact
 from qaedge.device import load_device
 from qaedge.files import write_json
-from qaedge.hil.contest import Contest, contest, gather
-from qaedge.hil.profile import Settings, open_session
-from qaedge.hil.sample_file import sample_onnx
-from qaedge.regression.compare import FIRST_ROUNDS, Comparison, Side, Verdict, compare, needs_more
+from qaedge.hil.contest import Contest, contest
+from qaedge.regression.compare import FIRST_ROUNDS, MOST_ROUNDS, Comparison, Side, Verdict, compare, needs_more
 from qaedge.regression.noise import percentile, rate_bound
 
-HERE = Path(__file__).resolve().parent
 #: Live trials of a part that has not ended; the same command goes on with it.
 WORK = HERE / "work"
 sys.path.insert(0, str(HERE.parent))
 from machine import machine as told_machine  # noqa: E402 - every benchmark tells its machine alike
 
-OPERATORS = 100
 EFFECTS = {3: 103, 5: 105, 10: 110}
 SIMULATED, LIVE = 1000, 100
 #: How many live trials of each effect.
 TRIALS = {3: 20, 5: 40, 10: 20}
-SESSIONS, ROUNDS = 3, 160
+#: On which rounds the other rules judged; rows without it are from when that were the first ten.
+ALL_ROUNDS = "the same rounds"
 GRID = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12)
-WAIT_S = 1800.0
 
 
 def main() -> None:
@@ -84,86 +78,12 @@ def keep(found: dict[str, Any]) -> None:
     write_json(path, known)
 
 
-def file_of(folder: str, operators: int) -> Artifact:
-    """Write a chain of so many convolutions."""
-    path = Path(folder) / f"{operators}.onnx"
-    path.write_bytes(sample_onnx(operators))
-    return Artifact.of(path)
-
-
-def taken(steps: Iterator[Any]) -> Any:
-    """Return what a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
-
-
-def record() -> dict[str, Any]:
-    """Record the rounds that a comparison of a file with itself would see, in sessions of their own."""
-    path = HERE / "noise.json"
-    known = msgspec.json.decode(path.read_bytes())["rounds_ns"] if path.exists() else {}
-    # Recorded once while others' work filled this machine, and kept: nothing that a maker does is as bad.
-    kinds: dict[str, list[list[list[int]]]] = {"busy": known["busy"]} if "busy" in known else {}
-    with tempfile.TemporaryDirectory() as folder:
-        one = file_of(folder, OPERATORS)
-        sides = [msgspec.structs.replace(one, name=name) for name in ("one", "other")]
-        for kind, maker in MAKERS.items():
-            kinds[kind] = []
-            for number in range(SESSIONS):
-                with open_session(load_device("local"), wait_s=WAIT_S) as session, Disturbed(maker, number):
-                    settings = Settings(interleaved_rounds=ROUNDS)
-                    found = taken(gather(session, sides, settings, 1, seed=number))
-                kinds[kind].append([list(found[name].rounds_ns) for name in ("one", "other")])
-    path.write_bytes(msgspec.json.encode({"operators": OPERATORS, "rounds_ns": kinds}) + b"\n")
-    return {"noise": {kind: _described(sessions) for kind, sessions in kinds.items()}}
-
-
-def _described(sessions: list[list[list[int]]]) -> dict[str, float]:
-    """Say how recorded noise is: its spread, how much of that neighbors share, and how much both sides do."""
-    sides = [np.array(side, float) for session in sessions for side in session]
-    logs = [np.log(side / np.median(side)) for side in sides]
-    pairs = [np.log(np.array(a, float) / np.array(b, float)) for a, b in sessions]
-    return {
-        "cv": statistics.median(float(np.std(side) / np.mean(side)) for side in sides),
-        "lag_1_correlation": statistics.median(float(np.corrcoef(x[:-1], x[1:])[0, 1]) for x in logs),
-        "side_correlation": statistics.median(
-            float(np.corrcoef(np.log(a), np.log(b))[0, 1])
-            for a, b in ((np.array(s[0]), np.array(s[1])) for s in sessions)
-        ),
-        "largest_over_median": max(float(side.max() / np.median(side)) for side in sides),
-        "pair_sd": statistics.median(float(np.std(pair)) for pair in pairs),
-        "rounds": sum(len(session[0]) for session in sessions),
-    }
-
-
-class Disturbed:
-    """Disturb this machine in a process of its own, while the block runs."""
-
-    def __init__(self, maker: Callable[[int], None] | None, seed: int) -> None:
-        """Start nothing yet."""
-        self._process = multiprocessing.get_context("spawn").Process(target=maker, args=(seed,)) if maker else None
-
-    def __enter__(self) -> None:
-        """Start."""
-        if self._process:
-            self._process.start()
-            time.sleep(1.0)
-
-    def __exit__(self, *_: object) -> None:
-        """End."""
-        if self._process:
-            self._process.kill()
-            self._process.join()
-
-
 def judged(left: Sequence[float], right: Sequence[float], seed: int) -> Comparison:
     """Judge as `compare` does: in more and more rounds, until it is decided or no use."""
     rounds = FIRST_ROUNDS
     while True:
         found = compare(Side("a", tuple(left[:rounds])), Side("b", tuple(right[:rounds])), seed=seed)
-        more = needs_more(found, min(len(left), 160))
+        more = needs_more(found, min(len(left), MOST_ROUNDS))
         if not more:
             return found
         rounds += more
@@ -209,11 +129,11 @@ def simulate() -> dict[str, Any]:
                 tally["slower"] += found.verdict is Verdict.SLOWER and again.verdict is Verdict.SLOWER
                 tally["faster"] += found.verdict is Verdict.FASTER
                 tally["unknown"] += found.verdict is Verdict.UNKNOWN
-                ten = left[:FIRST_ROUNDS], right[:FIRST_ROUNDS]
-                tally["student"] += student(*ten)
-                tally["asv"] += asv(*ten)
-                tally["asv_3"] += asv(*ten, factor=1.03)
-            curve.append({"noise": kind, "effect": effect, "n": count, **tally})
+                same = left[: found.rounds], right[: found.rounds]
+                tally["student"] += student(*same)
+                tally["asv"] += asv(*same)
+                tally["asv_3"] += asv(*same, factor=1.03)
+            curve.append({"noise": kind, "effect": effect, "n": count, **tally, "others_on": ALL_ROUNDS})
             if not effect:
                 rows.append({"noise": kind, "n": count, "false_slower": tally["slower"], **tally})
             print(curve[-1], flush=True)
@@ -222,12 +142,12 @@ def simulate() -> dict[str, Any]:
 
 
 def trial(baseline: Artifact, contender: Artifact) -> dict[str, Any]:
-    """Compare two files live, as the command does, and by the other rules on the same first rounds."""
+    """Compare two files live, as the command does, and by the other rules on the same rounds."""
     load, began = os.getloadavg()[0], time.monotonic()
     found: Contest = taken(contest(load_device("local"), (baseline, contender), wait_s=WAIT_S))
     first = found.first or found.comparison
     sides = [list(side.rounds_ns) for side in (found.baseline, found.contender)]
-    ten = [[value * 1e-9 for value in side[:FIRST_ROUNDS]] for side in sides]
+    same = [[value * 1e-9 for value in side] for side in sides]
     return {
         "verdict": found.comparison.verdict.value,
         "first_verdict": first.verdict.value,
@@ -238,9 +158,10 @@ def trial(baseline: Artifact, contender: Artifact) -> dict[str, Any]:
         "measuring_seconds": found.seconds,
         "cv": statistics.median(statistics.stdev(side) / statistics.mean(side) for side in sides),
         "median_s": found.baseline.median_s,
-        "student": student(*ten),
-        "asv": asv(*ten),
-        "asv_3": asv(*ten, factor=1.03),
+        "student": student(*same),
+        "asv": asv(*same),
+        "asv_3": asv(*same, factor=1.03),
+        "others_on": ALL_ROUNDS,
         "doubts": sorted({*found.baseline.doubts, *found.contender.doubts}),
         "load_before": load,
     }
@@ -326,6 +247,12 @@ def _power(effect: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def on_ten(rows: Sequence[dict[str, Any]]) -> str:
+    """Say so where the other rules had less to judge by than ours."""
+    fewer = any("others_on" not in row and row.get("rounds", MOST_ROUNDS) > FIRST_ROUNDS for row in rows)
+    return f", on the first {FIRST_ROUNDS} rounds" if fewer else ""
+
+
 def plot() -> dict[str, Any]:
     """Draw how often each rule finds a slowdown, against how large it is: simulated as lines, live as points."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -349,7 +276,7 @@ def plot() -> dict[str, Any]:
                 [100 * row["effect"] for row in rows],
                 [100 * row[rule] / row["n"] for row in rows],
                 color=color,
-                label=name,
+                label=name if rule == "slower" else f"{name}{on_ten(rows)}",
             )
         if kind == "quiet":
             live = known["power"]
@@ -361,7 +288,9 @@ def plot() -> dict[str, Any]:
                 )
                 axes.plot(xs, [100 * none] + [100 * row[key] / row["n"] for row in live], "o", color=color, ms=6)
         cv = known["noise"][kind]["cv"]
-        axes.set_title(f"{kind}: CV {100 * cv:.1f} %" + (" (points: live)" if kind == "quiet" else ""), fontsize=11)
+        live_note = on_ten([one for row in known["power"] for one in row["trials"]])
+        points = f"\n(points: live{f'; the others{live_note}' if live_note else ''})" if kind == "quiet" else ""
+        axes.set_title(f"{kind}: CV {100 * cv:.1f} %{points}", fontsize=11)
         axes.set_xlabel("slowdown [%]")
         axes.set_ylabel("called slower [%]")
         axes.grid(color="#e4e4e4")

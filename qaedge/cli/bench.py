@@ -103,6 +103,8 @@ def run(
     listed: suite.File = None,
     save_baseline: suite.Save = "",
     against: suite.Against = "",
+    base: suite.Base = "",
+    check: suite.Check = False,
     junit: outcomes.Junit = None,
     markdown: outcomes.Markdown = None,
     github: outcomes.Github = False,
@@ -127,10 +129,10 @@ def run(
         alone = dict(files=files, device=device, threads=threads, runtime=runtime, inputs=inputs, energy=energy)
         suite.without_a_suite(**alone, meter=meter, no_xnnpack=no_xnnpack, project=project)
         written = outcomes.Written(junit, markdown, github, history)
-        suite.run_suite(listed, save_baseline, against, written, parse_seconds(wait), as_json, quiet)
-    suite.only_with_a_suite(
-        save_baseline=save_baseline, against=against, junit=junit, markdown=markdown, github=github, history=history
-    )
+        wait_s = parse_seconds(wait)
+        suite.run_suite(listed, save_baseline, against, base, check, written, wait_s, as_json, quiet)
+    reports = dict(junit=junit, markdown=markdown, github=github, history=history)
+    suite.only_with_a_suite(save_baseline=save_baseline, against=against, base=base, check=check, **reports)
     if not files:
         raise UsageError("No files were given.", "Give networks (.onnx, .tflite), or --suite FILE.")
     described, command = with_runtime(device_of(device, project), runtime), options.words(meter, "--meter")

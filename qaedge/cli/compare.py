@@ -15,7 +15,7 @@ from qaedge.cli import options, outcomes
 from qaedge.cli.resolve import device_of, note_fake
 from qaedge.device import Device
 from qaedge.errors import NotComparable, QaedgeError, UsageError
-from qaedge.units import format_bytes, format_count, format_seconds, parse_percent, parse_seconds
+from qaedge.units import format_bytes, format_count, format_seconds, parse_seconds
 
 if TYPE_CHECKING:
     from qaedge.regression.compare import Comparison
@@ -62,11 +62,10 @@ def run(
 
     Exit status 0: no; 3: slower, and slower again when all was measured anew; 4: not decided.
     """
+    from qaedge.regression.compare import parse_threshold
     from qaedge.regression.outcome import gathered
 
-    share = parse_percent(threshold)
-    if share is None:
-        raise UsageError(f"The threshold {threshold!r} is not a share.", "Write it like 5%.")
+    share = parse_threshold(threshold)
     saved = baseline.suffix == SAVED, contender.suffix == SAVED
     if saved == (False, True):
         raise UsageError(
@@ -77,6 +76,8 @@ def run(
         raise UsageError("--data scores files, and saved results are none.", "Give two files.")
     if instructions and any(saved):
         raise UsageError("--instructions counts files, and saved results are none.", "Give two files.")
+    written = outcomes.Written(junit, markdown, github)
+    written.check()
     if saved == (True, True):
         judged = _saved(baseline, contender, share)
     else:
@@ -93,7 +94,7 @@ def run(
         _show(found.outcomes[0], found.outcomes[0].comparison, format_count if instructions else format_seconds)
     else:
         outcomes.show(found)
-    outcomes.Written(junit, markdown, github).write(found, quiet)
+    written.write(found, quiet)
     raise typer.Exit(found.exit_status)
 
 
@@ -139,6 +140,7 @@ def _against(
     if contender.suffix not in FORMATS:
         raise UsageError(f"{contender} is neither .onnx nor .tflite.", "Give a file of a network.")
     saved = _of_model(baseline, read_results(baseline), contender)
+    Saved(str(baseline), saved).check_devices([device.name])
     limit = Limit("slower_than_baseline", "<", share, f"slower_than_baseline < {100 * share:g}%")
     model = Model(saved[0].model, contender, None, (device.name,), ("",), (limit,))
     suite = Suite(str(baseline), baseline, (model,), threads, wait_s, None)

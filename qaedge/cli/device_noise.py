@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
 from qaedge import report
 from qaedge.artifact import Artifact
 from qaedge.cli import options
 from qaedge.cli.resolve import note_fake
-from qaedge.device import load_device
+from qaedge.device import Device, load_device
 from qaedge.units import parse_seconds
 
 if TYPE_CHECKING:
@@ -41,28 +43,42 @@ def run(
     """Compare a file with itself (A/A), again and again, and keep what that tells of the device.
 
     `compare` and suites then tell apart only what is three times above the noise floor, and print the rate of false
-    alarms beside each verdict.
+    alarms beside each verdict. A run that was interrupted goes on with what it had not finished.
     """
     from qaedge.hil.aa import aa
     from qaedge.hil.sample_file import sample_onnx
-    from qaedge.regression.noise import save_noise
+    from qaedge.regression.noise import KeptTrial, noise_of, of_the_last_state, save_noise, trial_store
 
     device = load_device(name)
     note_fake([device], quiet)
+    store = trial_store(name)
     with tempfile.TemporaryDirectory() as folder:
         if file is None:
             file = Path(folder) / "sample.onnx"
             file.write_bytes(sample_onnx())
         artifact = Artifact.of(file)
-        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        steps = aa(device, artifact, comparisons, threads, parse_seconds(wait), at)
-        found = report.result_of(steps, "comparing with itself", quiet)
+        digest = _digest(device, artifact, threads)
+        trials = of_the_last_state([row.trial for row in store.rows() if row.digest == digest])
+        if trials:
+            report.note(f"{len(trials)} comparisons are kept from a run that did not end", quiet)
+        steps = aa(device, artifact, comparisons, threads, parse_seconds(wait), trials)
+        for step in report.progress(steps, "comparing with itself", quiet):
+            store.append(KeptTrial(digest, step.result))
+            trials = of_the_last_state([*trials, step.result])
+    found = noise_of(name, artifact.name, trials, datetime.now(timezone.utc).isoformat(timespec="seconds"))
     path = save_noise(found)
+    store.path.unlink(missing_ok=True)
     if as_json:
         report.json_out({**_figures(found), "file": str(path)})
     else:
         _show(found)
     report.note(f"kept in {path}", quiet)
+
+
+def _digest(device: Device, artifact: Artifact, threads: int | None) -> str:
+    """Return what trials must share to be of one run."""
+    said = [artifact.sha256, threads or device.threads, msgspec.to_builtins(device)]
+    return hashlib.sha256(msgspec.json.encode(said, order="deterministic")).hexdigest()
 
 
 def _figures(found: Noise) -> dict[str, object]:

@@ -9,8 +9,8 @@ import typer
 
 from qaedge import report
 from qaedge.cli import options
-from qaedge.errors import InvalidFile, MissingFile, UsageError
-from qaedge.units import format_seconds, parse_percent
+from qaedge.errors import InvalidFile, MissingFile
+from qaedge.units import format_seconds
 
 EXAMPLES = ("qaedge history history.jsonl", "qaedge history history.jsonl --plot history.png --threshold 5%")
 
@@ -26,12 +26,11 @@ def run(
     quiet: options.Quiet = False,
 ) -> None:
     """List the steps in a history that stay, and whose they are: the model's, the runtime's, or the board's."""
+    from qaedge.regression.compare import parse_threshold
     from qaedge.regression.history import history_store, series_of
     from qaedge.regression.writers.history_plot import history_plot
 
-    least = parse_percent(threshold)
-    if least is None:
-        raise UsageError(f"The threshold {threshold!r} is not a share.", "Write it like 5%.")
+    least = parse_threshold(threshold)
     if not file.exists():
         raise MissingFile(f"No file {file}.", "Runs write it: qaedge bench --suite benchmarks.toml --history FILE")
     found = series_of(history_store(file).rows(), least)

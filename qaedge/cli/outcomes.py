@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from qaedge import report
-from qaedge.files import write_atomic
+from qaedge.files import check_writable, write_atomic
 from qaedge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -38,6 +38,17 @@ class Written(msgspec.Struct, frozen=True):
     markdown: Path | None = None
     github: bool = False
     history: Path | None = None
+
+    def check(self) -> None:
+        """Raise CannotWrite, DiskFull or InvalidFile where one could not be written: before anything is measured."""
+        from qaedge.regression.history import history_store
+
+        for path in (self.junit, self.markdown, self.history):
+            if path is not None:
+                check_writable(path)
+        if self.history is not None:
+            for _ in history_store(self.history).rows():  # a file of another format takes no rows
+                pass
 
     def write(self, found: Outcomes, quiet: bool) -> None:
         """Write them; raise DiskFull or CannotWrite."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ from qaedge.errors import QaedgeError, UsageError
 from qaedge.files import only_one, read_bytes
 
 if TYPE_CHECKING:
+    from qaedge.cli.base import Taken
+    from qaedge.device import Device
     from qaedge.hil.campaign import Campaign, Key, Scores
     from qaedge.regression.baseline import Saved
     from qaedge.regression.outcome import Outcome, Outcomes
@@ -39,12 +42,26 @@ Against = Annotated[
         "--against", metavar="NAME", help="Of a suite: compare with results that were kept.", show_default=False
     ),
 ]
+Base = Annotated[
+    str,
+    typer.Option(
+        "--base",
+        metavar="REF",
+        help="Of a suite: measure files that differ from this git branch's, or commit's, in turn with those.",
+        show_default=False,
+    ),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Of a suite: look the devices over first, as `device check` does.")
+]
 
 
 def run_suite(
     path: Path,
     save: str,
     against: str,
+    base: str,
+    check: bool,
     written: Written,
     wait_s: float,
     as_json: bool,
@@ -54,11 +71,11 @@ def run_suite(
 
     A run that was interrupted, or lost a device, goes on with what it had not finished.
     """
-    from qaedge.hil.campaign import Campaign
+    from qaedge.cli.base import with_base
     from qaedge.regression.baseline import FOLDER, check_name, read_saved
-    from qaedge.regression.outcome import gathered
     from qaedge.regression.suite import device_for, needs_baseline, read_suite
 
+    written.check()
     suite = read_suite(path)
     if save:
         check_name(save)
@@ -66,12 +83,58 @@ def run_suite(
         suite = msgspec.structs.replace(suite, wait_s=wait_s)
     folder = path.parent / FOLDER
     saved = read_saved(folder, against) if against else None
-    unheld = [model.name for model in suite.models if needs_baseline(model)]
-    if unheld and not against and not save:
-        report.warn(
-            f"no baseline is given, so limits against one are not judged: {', '.join(unheld)}. Add --against NAME."
-        )
-    note_fake({name: device_for(name, runtime) for name, runtime in suite.places}.values(), quiet)
+    with contextlib.ExitStack() as stack:
+        equal: tuple[str, ...] = ()
+        if base:
+            taken = stack.enter_context(with_base(suite, base))
+            suite, equal = taken.suite, taken.equal
+            _tell_base(taken, base, quiet)
+        if saved:  # a model with a baseline file of its own asks for no saved results
+            saved.check_devices(name for model in suite.models if model.baseline is None for name in model.devices)
+        unheld = [model.name for model in suite.models if needs_baseline(model) and model.name not in equal]
+        if unheld and not against and not save:
+            report.warn(
+                f"no baseline is given, so limits against one are not judged: {', '.join(unheld)}. Add --against NAME."
+            )
+        devices = {name: device_for(name, runtime) for name, runtime in suite.places}
+        note_fake(devices.values(), quiet)
+        if check:
+            _look_over(devices.values())
+        found = _judged(suite, saved, quiet)
+    if as_json:
+        report.json_out(found)
+    else:
+        show(found)
+    written.write(found, quiet)
+    if save:
+        _save(folder, save, suite, found, quiet)
+    raise typer.Exit(found.exit_status)
+
+
+def _tell_base(taken: Taken, base: str, quiet: bool) -> None:
+    """Say which models are held against the base, and which are not."""
+    said = (("differs", taken.differing), ("the same", taken.equal), ("not there", taken.new))
+    parts = [f"{word}: {', '.join(names)}" for word, names in said if names]
+    report.note(f"beside {base}: {'; '.join(parts) or 'every model names its own baseline'}", quiet)
+
+
+def _look_over(devices: Iterable[Device]) -> None:
+    """Warn of what would make a device's times not true."""
+    from qaedge.hil.doctor import BAD, PAGE, examine
+
+    for device in devices:
+        for found in examine(device):
+            if found.verdict == BAD:
+                text = " ".join(f"{found.what}: {found.found}. {found.advice}".split())
+                report.warn(f"{device.name}: {text} See {PAGE}, {found.see!r}.")
+
+
+def _judged(suite: Suite, saved: Saved | None, quiet: bool) -> Outcomes:
+    """Measure and judge, with what a run that did not end has finished."""
+    from qaedge.hil.campaign import Campaign
+    from qaedge.regression.outcome import gathered
+
+    path = suite.path
     scores = _scores(suite, quiet)
     commit = commit_here(path.parent)
     partial = path.parent / "results" / "suites" / f"{path.stem}.jsonl"
@@ -81,17 +144,9 @@ def run_suite(
         if done:
             report.note(f"{len(done)} outcomes are kept from a run that did not end", quiet)
         outcomes = list(_measure(Campaign(suite, saved, done, scores, commit), partial, digest, done, quiet))
-        found = gathered(suite.name, outcomes, commit, datetime.now(timezone.utc).isoformat(timespec="seconds"))
         if not any(outcome.error for outcome in outcomes):
             partial.unlink(missing_ok=True)
-    if as_json:
-        report.json_out(found)
-    else:
-        show(found)
-    written.write(found, quiet)
-    if save:
-        _save(folder, save, suite, found, quiet)
-    raise typer.Exit(found.exit_status)
+    return gathered(suite.name, outcomes, commit, datetime.now(timezone.utc).isoformat(timespec="seconds"))
 
 
 def _measure(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
-from collections.abc import Generator
+from collections.abc import Iterator, Sequence
+
+import msgspec
 
 from qaedge.artifact import Artifact
 from qaedge.device import Device
 from qaedge.hil.contest import Contest, contest
 from qaedge.progress import Step
-from qaedge.regression.compare import Verdict
-from qaedge.regression.noise import Noise
+from qaedge.regression.noise import Trial, of_the_last_state
 
 
 def aa(
@@ -20,44 +20,37 @@ def aa(
     comparisons: int,
     threads: int | None = None,
     wait_s: float = 0.0,
-    measured_at: str = "",
-) -> Generator[Step, None, Noise]:
-    """Compare a file with itself so many times, each in a session of its own; return the Noise.
+    known: Sequence[Trial] = (),
+) -> Iterator[Step]:
+    """Compare a file with itself until there are so many trials; yield a Step with each, and others between.
 
-    Verdicts are those of a device of which no noise is known: the floor would keep down the alarms that it is
-    to tell of.
+    Each is a session of its own. `known` are those of a run that did not end; where the device is in another state
+    now, they do not count, and a warning says so. Verdicts are those of a device of which no noise is known: the
+    floor would keep down the alarms that it is to tell of.
     """
-    found: list[Contest] = []
-    for number in range(comparisons):
+    found = list(known)
+    while len(found) < comparisons:
+        number = len(found)
         steps = contest(device, (artifact, artifact), threads=threads, wait_s=wait_s)
         while True:
             try:
                 step = next(steps)
             except StopIteration as end:
-                found.append(end.value)
+                found = of_the_last_state([*found, trial := _trial(end.value)])
                 break
             yield Step(number, comparisons, step.what, warning=step.warning)
-        yield Step(number + 1, comparisons, f"{found[-1].comparison.ratio:.4f}")
-    return noise_of(device, artifact, found, measured_at)
+        warning = ""
+        if len(found) <= number:
+            warning = f"{device.name} is in another state than before: {number} comparisons from then do not count."
+        yield Step(len(found), comparisons, f"{trial.ratio:.4f}", trial, warning)
 
 
-def noise_of(device: Device, artifact: Artifact, found: list[Contest], measured_at: str) -> Noise:
-    """Summarize A/A comparisons of one device, in the order in which they were made."""
-    medians = [contest.baseline.median_s for contest in found]
-    verdicts = [contest.comparison.verdict for contest in found]
-    return Noise(
-        device=device.name,
-        fingerprint=found[-1].baseline.fingerprint,
-        file=artifact.name,
-        measured_at=measured_at,
-        comparisons=len(found),
-        ratios=tuple(contest.comparison.ratio for contest in found),
-        across=tuple(after / before for before, after in itertools.pairwise(medians)),
-        false_slower=verdicts.count(Verdict.SLOWER),
-        false_faster=verdicts.count(Verdict.FASTER),
-        undecided=verdicts.count(Verdict.UNKNOWN),
-        spread=statistics.median(
-            statistics.stdev(contest.baseline.rounds_ns) / statistics.mean(contest.baseline.rounds_ns)
-            for contest in found
-        ),
+def _trial(found: Contest) -> Trial:
+    rounds = found.baseline.rounds_ns
+    return Trial(
+        ratio=found.comparison.ratio,
+        verdict=found.comparison.verdict.value,
+        median_s=found.baseline.median_s,
+        spread=statistics.stdev(rounds) / statistics.mean(rounds),
+        fingerprint=msgspec.to_builtins(found.baseline.fingerprint),
     )

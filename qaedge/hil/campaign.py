@@ -25,7 +25,7 @@ from qaedge.errors import (
     QaedgeError,
     Unreachable,
 )
-from qaedge.hil.contest import contest, gather, persistently
+from qaedge.hil.contest import RETAKES, contest, gather, persistently
 from qaedge.hil.profile import Settings, open_session
 from qaedge.progress import Step, changed
 from qaedge.regression.baseline import Saved
@@ -33,14 +33,11 @@ from qaedge.regression.compare import FIRST_ROUNDS, Comparison, Verdict, needs_m
 from qaedge.regression.limit import OF_A_BASELINE, Held, hold
 from qaedge.regression.noise import Noise, load_noise
 from qaedge.regression.outcome import Outcome
-from qaedge.regression.result import Result, confirmed, judge
+from qaedge.regression.result import SHAKEN, Result, confirmed, judge
 from qaedge.regression.suite import Model, Suite, device_for
 
 #: How many models take turns; what is lost when a board is lost is one such group.
 GROUP = 8
-#: How often rounds that count for nothing are taken again.
-_RETAKES = 2
-
 #: The most rounds that are held against a saved baseline, whose own do not grow.
 MOST_AGAINST_SAVED = 40
 #: After one of these, the device is not asked for another model in this run.
@@ -166,10 +163,10 @@ class Campaign:
         self, device: Device, runtime: str, models: Sequence[Model], noise: Noise | None
     ) -> Generator[Step, None, list[Outcome]]:
         """Measure models that have no baseline file in turn, and hold them against saved results."""
-        found = yield from self._session(device, models, noise)
+        found = yield from self._settled(device, models, noise)
         slower = [model for model in models if _is_slower(found[model.name])]
         if slower:  # a session can be unlucky; two that agree are not
-            again = yield from self._session(device, slower, noise)
+            again = yield from self._settled(device, slower, noise)
             for model in slower:
                 first, second = found[model.name].comparison, again[model.name].comparison
                 if first is None or second is None:
@@ -182,6 +179,18 @@ class Campaign:
             for model in models
             for drawn in (found[model.name],)
         ]
+
+    def _settled(
+        self, device: Device, models: Sequence[Model], noise: Noise | None
+    ) -> Generator[Step, None, dict[str, _Drawn]]:
+        """Measure in a session, and in another one those whose SLOWER or FASTER is in doubt, twice at most."""
+        found = yield from self._session(device, models, noise)
+        for _ in range(RETAKES):
+            shaken = [model for model in models if _is_shaken(found[model.name])]
+            if not shaken:
+                break
+            found |= yield from self._session(device, shaken, noise)
+        return found
 
     def _session(
         self, device: Device, models: Sequence[Model], noise: Noise | None
@@ -212,7 +221,7 @@ class Campaign:
         if isinstance(taken, QaedgeError):
             return _Drawn(error=str(taken))
         spoiled = before.spoiled if before else 0
-        if not taken.is_judged and spoiled < _RETAKES:
+        if not taken.is_judged and spoiled < RETAKES:
             kept = before.result if before else None
             return _Drawn(kept, before.comparison if before else None, "", FIRST_ROUNDS, spoiled + 1)
         result = before.result.extended(taken) if before and before.result else taken
@@ -267,3 +276,9 @@ def _artifact(model: Model, path: Path) -> Artifact:
 
 def _is_slower(drawn: _Drawn) -> bool:
     return drawn.comparison is not None and drawn.comparison.verdict is Verdict.SLOWER
+
+
+def _is_shaken(drawn: _Drawn) -> bool:
+    """Whether to measure again would help: the baseline's own doubts stay."""
+    mine = drawn.result is not None and not SHAKEN.keys().isdisjoint(drawn.result.doubts)
+    return mine and drawn.comparison is not None and bool(drawn.comparison.held_for)

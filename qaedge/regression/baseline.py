@@ -18,7 +18,7 @@ import msgspec
 from qaedge.errors import InvalidFile, MissingFile, NotComparable, UsageError
 from qaedge.files import decode_json, write_atomic
 from qaedge.fingerprint import Difference, differences
-from qaedge.regression.result import PASSING, Result, fingerprint_key
+from qaedge.regression.result import PASSING, Result, absurd, fingerprint_key
 
 FORMAT, VERSION = "qaedge baseline", 1
 FOLDER = "baselines"
@@ -79,7 +79,11 @@ def read_baseline(path: Path) -> Baseline:
     if header.version != VERSION:
         age = "an older" if header.version < VERSION else "a newer"
         raise InvalidFile(path, "version", str(VERSION), f"{header.version}, {age} format", hint)
-    return decode_json(path, Baseline, hint)
+    found = decode_json(path, Baseline, hint)
+    for number, result in enumerate(found.results):
+        for key, expected, value in absurd(result):
+            raise InvalidFile(path, f"results[{number}].{key}", expected, str(value), hint)
+    return found
 
 
 def read_results(path: Path) -> tuple[Result, ...]:
@@ -110,18 +114,24 @@ class Saved(msgspec.Struct, frozen=True):
     name: str
     results: tuple[Result, ...]
 
+    def check_devices(self, devices: Iterable[str]) -> None:
+        """Raise NotComparable where there is nothing of one of these devices: before anything is measured there."""
+        known = sorted({result.device for result in self.results})
+        strange = [device for device in dict.fromkeys(devices) if device not in known]
+        if strange:
+            raise NotComparable(
+                f"The baseline {self.name!r} is of {', '.join(known) or 'nothing'}, and this is {', '.join(strange)}.",
+                "Times of two devices do not compare. Save one of "
+                f"{', '.join(strange)}: qaedge bench --suite FILE --save-baseline NAME",
+            )
+
     def for_model(self, result: Result) -> Result | None:
         """Return what a result is held against; None where the baseline does not know the model on this device.
 
         Raises NotComparable where the device is not in it, or the model only in another state of it, or with another
         runtime; the message names the field and both values.
         """
-        devices = {known.device for known in self.results}
-        if result.device not in devices:
-            raise NotComparable(
-                f"The baseline {self.name!r} is of {', '.join(sorted(devices))}, and this is {result.device}.",
-                f"Times of two devices do not compare. Save one of {result.device}: --save-baseline {self.name}",
-            )
+        self.check_devices([result.device])
         mine = [known for known in self.results if known.device == result.device and known.model == result.model]
         if not mine:
             return None

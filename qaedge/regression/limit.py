@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from qaedge.errors import UsageError
-from qaedge.regression.compare import Comparison, Verdict
+from qaedge.regression.compare import Comparison, Verdict, parse_threshold
 from qaedge.regression.result import Result
 from qaedge.units import format_bytes, format_seconds, parse_bytes, parse_percent, parse_seconds
 
@@ -89,13 +89,13 @@ def parse_limit(text: str) -> Limit:
     if (comparison[0] == ">") != (metric in MORE_IS_BETTER):
         better = "more" if metric in MORE_IS_BETTER else "less"
         raise UsageError(f"The limit {text!r} forbids what is better.", f"Of {metric}, {better} is better.")
-    value = _parse(text, kind, written)
+    value = _parse(text, metric, kind, written)
     if not value >= 0 or (not value and kind is not Kind.SHARE):
         raise UsageError(f"The limit {text!r} leaves nothing.", example)
     return Limit(metric, comparison, value, " ".join(text.split()))
 
 
-def _parse(text: str, kind: Kind, written: str) -> float:
+def _parse(text: str, metric: str, kind: Kind, written: str) -> float:
     hint = f"Write the value with a unit, like {kind.value}."
     try:
         if kind is Kind.SECONDS:
@@ -105,6 +105,11 @@ def _parse(text: str, kind: Kind, written: str) -> float:
     except UsageError as error:
         raise UsageError(f"The limit {text!r}: {error.message}", hint) from error
     share = parse_percent(written)
+    if share is not None and metric == SLOWER:
+        try:
+            return parse_threshold(written)
+        except UsageError as error:
+            raise UsageError(f"The limit {text!r}: {error.message}", error.hint) from error
     if share is not None:
         return share
     if kind is Kind.SCORE and re.fullmatch(r"[01]?\.\d+|[01]", written):

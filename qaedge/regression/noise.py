@@ -6,6 +6,9 @@ for git: whoever finds the description finds its noise.
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,12 @@ import msgspec
 from qaedge.device import folders
 from qaedge.errors import InvalidFile
 from qaedge.files import decode_json, write_json
+from qaedge.fingerprint import differences
+from qaedge.store import Store
 
 FORMAT, VERSION = "qaedge noise", 1
+#: The format of trials of a run that has not ended.
+TRIALS = "qaedge noise run"
 #: The share of A/A ratios that the floor is above.
 SHARE = 0.95
 
@@ -68,6 +75,70 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def false_alarm_bound(self) -> float:
         """What the rate of false SLOWER is below, with 95 % confidence (Clopper and Pearson)."""
         return rate_bound(self.false_slower, self.comparisons)
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """One comparison of a file with itself.
+
+    Attributes:
+        ratio: contender over baseline.
+        verdict: what it came to, as `Verdict` has it.
+        median_s: of the baseline [s].
+        spread: the coefficient of variation of its round medians.
+        fingerprint: of the device then.
+    """
+
+    ratio: float
+    verdict: str
+    median_s: float
+    spread: float
+    fingerprint: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no ratio or no time; msgspec turns that into an error with the line."""
+        if not (0 < self.ratio < math.inf and 0 < self.median_s < math.inf):
+            raise ValueError(f"a ratio of {self.ratio} at a median of {self.median_s} s")
+
+
+class KeptTrial(msgspec.Struct, frozen=True):
+    """A trial of a run that has not ended; `digest` is of the device's description, the file and the threads."""
+
+    digest: str
+    trial: Trial
+
+
+def trial_store(device: str) -> Store[KeptTrial]:
+    """Return the file of a run that has not ended; it lies beside the noise that it is to become."""
+    return Store(noise_file(device).with_suffix(".jsonl"), KeptTrial, TRIALS)
+
+
+def of_the_last_state(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials at the end that share the last one's fingerprint, less the boot id."""
+    found: list[Trial] = []
+    for trial in reversed(trials):
+        fields = {*trial.fingerprint, *trials[-1].fingerprint} - {"boot_id"}
+        if differences(trial.fingerprint, trials[-1].fingerprint, fields):
+            break
+        found.insert(0, trial)
+    return found
+
+
+def noise_of(device: str, file: str, trials: Sequence[Trial], measured_at: str) -> Noise:
+    """Summarize trials of one device, in the order in which they were made."""
+    verdicts = [trial.verdict for trial in trials]
+    return Noise(
+        device=device,
+        fingerprint=trials[-1].fingerprint,
+        file=file,
+        measured_at=measured_at,
+        comparisons=len(trials),
+        ratios=tuple(trial.ratio for trial in trials),
+        across=tuple(after.median_s / before.median_s for before, after in itertools.pairwise(trials)),
+        false_slower=verdicts.count("slower"),
+        false_faster=verdicts.count("faster"),
+        undecided=verdicts.count("unknown"),
+        spread=statistics.median(trial.spread for trial in trials),
+    )
 
 
 def rate_bound(events: int, tries: int) -> float:

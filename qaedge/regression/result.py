@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import statistics
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -19,6 +20,15 @@ from qaedge.regression.noise import Noise
 PASSING = frozenset({"boot_id", "runtime_version"})
 #: Doubts after which the time is not the file's; "changed" mixes two states of a device.
 NOT_JUDGED = SPOILED | {"changed"}
+#: Doubts of a device that did other work, too, and what each means: by that alone a file may differ from itself.
+SHAKEN = {
+    "drifted": "its reference model took over 5 % more or less than at first",
+    "waited": "another process had the core for more than 5 % of the time",
+}
+#: In such doubt, a file is slower or faster where the whole interval says so by more than this.
+BEYOND_DOUBT = 0.5
+#: What no file on any board goes beyond: an hour, 2^50 bytes, and what counters hold.
+LONGEST_NS, LARGEST_BYTES, MOST_INSTRUCTIONS = 3600 * 10**9, 2**50, 1e18
 #: How far the reference model of two sessions may be apart; from the one on, times are scaled, beyond the other the
 #: board is not what it was (R14).
 SCALED, MOVED = 0.02, 0.05
@@ -122,10 +132,38 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             name=name or self.model,
             values_s=tuple(value * 1e-9 * scale for value in self.rounds_ns),
             size_bytes=self.size_bytes,
-            peak_memory_bytes=self.peak_memory_bytes,
-            first_run_s=self.first_run_ns * 1e-9 if self.first_run_ns else None,
+            peak_memory_bytes=(self.peak_memory_bytes,) if self.peak_memory_bytes else (),
+            first_run_s=(self.first_run_ns * 1e-9,) if self.first_run_ns else (),
             fingerprint={key: value for key, value in self.fingerprint.items() if key not in without},
         )
+
+
+def absurd(result: Result) -> Iterator[tuple[str, str, float]]:
+    """Yield each value that nothing takes: its key, what is expected there, and what was found.
+
+    A file that was edited or merged may hold any number; an agent's own are checked when they arrive.
+    """
+    if not result.rounds_ns:
+        yield "rounds_ns", "at least one round", 0
+    times: dict[str, int | None] = {f"rounds_ns[{number}]": value for number, value in enumerate(result.rounds_ns)}
+    times |= {key: getattr(result, key) for key in ("p90_ns", "p99_ns", "first_run_ns", "reference_ns")}
+    for key, value in times.items():
+        if value is not None and not 0 < value <= LONGEST_NS:
+            yield key, f"nanoseconds from 1 to {LONGEST_NS}", value
+    if not 0 <= result.load_ns <= LONGEST_NS:
+        yield "load_ns", f"nanoseconds from 0 to {LONGEST_NS}", result.load_ns
+    for key in ("size_bytes", "peak_memory_bytes"):
+        value = getattr(result, key)
+        if value is not None and not 0 <= value <= LARGEST_BYTES:
+            yield key, f"bytes from 0 to {LARGEST_BYTES}", value
+    if result.samples < len(result.rounds_ns):
+        yield "samples", f"at least one in each of {len(result.rounds_ns)} rounds", result.samples
+    if result.threads < 1:
+        yield "threads", "at least 1", result.threads
+    if result.miou is not None and not 0 <= result.miou <= 1:
+        yield "miou", "a share from 0 to 1", result.miou
+    if result.instructions is not None and not 0 < result.instructions <= MOST_INSTRUCTIONS:
+        yield "instructions", f"a count above 0, at most {MOST_INSTRUCTIONS:g}", result.instructions
 
 
 def fingerprint_key(fingerprint: dict[str, Any]) -> str:
@@ -164,7 +202,7 @@ def judge(baseline: Result, contender: Result, *, threshold: float = 0.0, noise:
     if abs(moved) > MOVED:
         word = "longer" if moved > 0 else "less long"
         return held_back(found, f"the board: its reference model takes {100 * abs(moved):.0f} % {word} than it did")
-    return found
+    return believed(found, baseline, contender)
 
 
 def told(found: Comparison, contender: Result, noise: Noise | None) -> Comparison:
@@ -189,6 +227,24 @@ def not_judged(*results: Result) -> str:
     """Say why the times of some of these are not the files'; nothing where they are."""
     doubts = sorted({doubt for result in results for doubt in result.doubts} & NOT_JUDGED)
     return f"measured while the device was {' and '.join(doubts)}" if doubts else ""
+
+
+def believed(found: Comparison, *results: Result) -> Comparison:
+    """Hold a SLOWER or FASTER back that may be the work of others on the device; `held_for` is not empty then.
+
+    What differs by more than such work explains stands: the whole interval beyond 50 %, or the threshold.
+    """
+    doubts = tuple(sorted({doubt for result in results for doubt in result.doubts} & SHAKEN.keys()))
+    if not doubts or found.verdict not in (Verdict.SLOWER, Verdict.FASTER):
+        return found
+    beyond = 1 + max(BEYOND_DOUBT, found.threshold)
+    if found.low > beyond or found.high < 1 / beyond:
+        return found
+    reason = (
+        f"{100 * (found.ratio - 1):+.1f} %, in doubt: the device did other work while this was measured "
+        f"({'; '.join(f'{doubt}: {SHAKEN[doubt]}' for doubt in doubts)}). End what else runs there, and compare again"
+    )
+    return msgspec.structs.replace(held_back(found, reason), held_for=doubts)
 
 
 def confirmed(first: Comparison, second: Comparison) -> Comparison:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from qaedge.artifact import check_content
 from qaedge.device import Device, load_device, with_runtime
 from qaedge.errors import InvalidFile, MissingFile, UsageError
-from qaedge.files import decode_toml
+from qaedge.files import decode_toml, read_bytes
 from qaedge.regression.limit import OF_A_BASELINE, OF_DATA, SLOWER, Limit, parse_limit
 from qaedge.runtime import RUNTIMES, that_run
 from qaedge.units import parse_seconds
@@ -147,6 +148,9 @@ def _model(path: Path, number: int, model: _Model, written: _File, common: tuple
         )
     own = _limits(path, f"{key}.limits", model.limits)
     # What a model says of a metric takes the place of what the suite says of it.
+    for path_of in (file, baseline):
+        if path_of is not None:
+            check_content(path_of, read_bytes(path_of))
     limits = tuple(limit for limit in common if limit.metric not in {other.metric for other in own}) + own
     return Model(
         name=model.name or file.stem,

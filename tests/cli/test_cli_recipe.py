@@ -91,7 +91,72 @@ def test_a_suite_that_names_its_baselines_is_taken_as_it_is(branch):
 def test_a_base_that_git_does_not_know_is_an_error(branch):
     git("branch", "-D", "main")
     ran = recipe()
-    assert ran.returncode == 1 and "git knows no main here" in ran.stderr and not Path("regression/suite.xml").exists()
+    assert ran.returncode == 2 and ran.stderr.count("error:") == 1 and "git knows no main here" in ran.stderr
+    assert not Path("regression/suite.xml").exists()
+
+
+#: The same suite as TOML may be written, too.
+WRITTEN = """\
+devices = [  # a comment ["with brackets"]
+  'board',
+]
+limits = ["slower_than_baseline < 3%"]
+model = [{ file = 'one.onnx' }, { name = "two # 2", "file" = "two.onnx" }]
+"""
+
+
+def test_a_suite_is_read_as_toml_and_not_line_by_line(branch):
+    Path("nets/benchmarks.toml").write_text(WRITTEN)
+    Path("nets/two.onnx").write_bytes(b"y" * 130_000)
+    ran = recipe()
+    assert ran.returncode == 3 and "1 SLOWER" in ran.stdout and "two # 2 on board" in ran.stdout, (
+        ran.stdout + ran.stderr
+    )
+    assert "beside main: differs: two # 2; the same: one" in ran.stderr
+
+
+def test_a_model_that_the_base_has_not_is_new(branch):
+    Path("nets/new.onnx").write_bytes(b"n" * 50_000)
+    Path("nets/benchmarks.toml").write_text(SUITE + '[[model]]\nfile = "new.onnx"\n')
+    ran = recipe()
+    assert ran.returncode == 0 and "the same: one, two; not there: new" in ran.stderr, ran.stdout + ran.stderr
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 130000\n".format("4" * 64)
+
+
+def test_a_pointer_of_git_lfs_is_one_error(branch):
+    Path("nets/two.onnx").write_text(POINTER)
+    git("commit", "--quiet", "-am", "fetched without git-lfs")
+    ran = recipe()
+    assert ran.returncode == 1 and ran.stderr.count("error:") == 1, ran.stderr
+    assert "nets/two.onnx: expected a network, found a pointer of Git LFS to one." in ran.stderr
+    assert "git lfs pull" in ran.stderr and "measuring" not in ran.stderr
+    git("branch", "-f", "main", "mine")
+    Path("nets/two.onnx").write_bytes(b"y" * 130_000)
+    ran = recipe()
+    assert ran.returncode == 1 and ran.stderr.count("error:") == 1, ran.stderr
+    assert "nets/two.onnx of main: expected a network, found a pointer" in ran.stderr
+    assert not list(Path("nets/results/suites").glob("base-*")) and "measuring" not in ran.stderr
+
+
+def test_a_filter_of_git_gives_the_file_of_the_base(branch):
+    # As git-lfs does: what is kept is short, and a checkout makes the file of it.
+    Path(".gitattributes").write_text("*.onnx filter=long\n")
+    git("config", "filter.long.clean", "head -c 10")
+    git("config", "filter.long.smudge", "cat; head -c 99990 /dev/zero | tr '\\0' x")
+    git("add", "--renormalize", ".")
+    git("commit", "--quiet", "-am", "short")
+    git("branch", "-f", "main", "mine")
+    ran = recipe()
+    assert ran.returncode == 0 and "beside main: the same: one, two" in ran.stderr, ran.stdout + ran.stderr
+
+
+def test_a_board_that_is_not_fit_is_told_first(branch):
+    Path("devices/board.toml").write_text('name = "board"\nbase = "fake"\nscript = "script.toml"\n')
+    Path("script.toml").write_text("memory_bytes = 1000000\n")
+    ran = recipe()
+    assert "warning: board: free memory" in ran.stderr, ran.stderr
 
 
 def test_the_workflow_measures_with_the_script_and_refuses_forks():

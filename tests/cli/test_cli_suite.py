@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from test_cli_distill import until
 
 from qaedge.hil import fleet
 from qaedge.hil.fake import target
@@ -103,6 +106,17 @@ def test_a_suite_bears_what_happens_to_its_board(script, status, bench, qaedge):
         assert not Path("results/suites/benchmarks.jsonl").exists()
 
 
+def test_a_suite_on_a_board_that_does_other_work_decides_nothing(bench, qaedge):
+    saved(qaedge)
+    Path("two.onnx").write_bytes(b"x" * 230_000)
+    bench("[noise]\nburst_every_s = 0.02\nburst_s = 0.004\nburst_factor = 2.0\n")
+    ran = qaedge("bench", "--suite", "benchmarks.toml", "--against", "main", "--json")
+    found = json.loads(ran.out)["outcomes"][1]
+    assert ran.status == 4 and found["comparison"]["verdict"] == "unknown", ran.err
+    assert found["comparison"]["held_for"] == ["waited"] and found["held"][1]["kept"] is None
+    assert found["comparison"]["reason"].endswith("End what else runs there, and compare again")
+
+
 def test_a_board_that_is_lost_for_good_costs_its_own_models_and_a_rerun_measures_those(bench, qaedge):
     saved(qaedge)
     Path("old.onnx").write_bytes(b"x" * 100_000)
@@ -147,17 +161,47 @@ def test_a_changed_runtime_is_a_finding(bench, qaedge):
     assert "runtime: onnxruntime 1.31.0 -> onnxruntime fake on flaky: 14.0 % slower (2 models" in ran.out
 
 
-@pytest.mark.parametrize(
-    ("changed", "said"),
-    [
-        ({"device": "pi4"}, "is of pi4, and this is flaky"),
-        ({"fingerprint": {"kernel": "5.10"}}, "kernel was '5.10' and is 'fake'"),
-    ],
-)
-def test_a_baseline_of_another_device_or_state_is_one_error(changed, said, bench, qaedge):
-    edited(saved(qaedge), **changed)
+def test_a_baseline_of_another_device_is_one_error_before_anything_is_measured(bench, qaedge):
+    file = saved(qaedge)
+    edited(file, device="pi4")
+    for words in (("bench", "--suite", "benchmarks.toml", "--against", "main"), ("compare", file, "one.onnx")):
+        ran = qaedge(*words, *(("--device", "flaky") if words[0] == "compare" else ()))
+        assert ran.status == 1 and ran.err.count("error:") == 1 and not ran.out, ran.out + ran.err
+        assert "is of pi4, and this is flaky" in ran.err and "measuring" not in ran.err and "comparing" not in ran.err
+    # A model that has its baseline file with it asks for no saved results.
+    Path("benchmarks.toml").write_text(SUITE.replace('.onnx"', '.onnx"\nbaseline = "one.onnx"'))
+    assert "is of pi4" not in qaedge("bench", "--suite", "benchmarks.toml", "--against", "main").err
+
+
+def test_a_baseline_of_another_state_is_told(bench, qaedge):
+    edited(saved(qaedge), fingerprint={"kernel": "5.10"})
     ran = qaedge("bench", "--suite", "benchmarks.toml", "--against", "main")
-    assert ran.status == 1 and said in ran.out
+    assert ran.status == 1 and "kernel was '5.10' and is 'fake'" in ran.out
+
+
+@pytest.mark.parametrize("flag", ["--junit", "--markdown", "--history"])
+@pytest.mark.parametrize("path", ["devices", "one.onnx/x"])
+def test_where_a_report_cannot_go_is_told_before_anything_is_measured(flag, path, bench, qaedge):
+    commands = [("bench", "--suite", "benchmarks.toml")]
+    commands += [("compare", "one.onnx", "two.onnx", "--device", "flaky")] if flag != "--history" else []
+    for words in commands:
+        ran = qaedge(*words, flag, path)
+        assert ran.status == 1 and f"Cannot write {path}" in ran.err and ran.err.count("error:") == 1
+        assert not ran.out and "measuring" not in ran.err and "comparing" not in ran.err
+
+
+def test_a_history_of_another_format_is_told_before_anything_is_measured(bench, qaedge):
+    Path("h.jsonl").write_text('{"format":"something else","version":1}\n')
+    ran = qaedge("bench", "--suite", "benchmarks.toml", "--history", "h.jsonl")
+    assert ran.status == 1 and "h.jsonl: line 1: expected format" in ran.err and "measuring" not in ran.err
+
+
+@pytest.mark.parametrize("share", ["0%", "0.0%", "-5%", "1001%", "1000000%", "5", "nan%"])
+def test_a_threshold_out_of_bounds_is_a_wrong_use(share, bench, qaedge):
+    for words in (("compare", "one.onnx", "two.onnx", "--device", "flaky"), ("history", "h.jsonl")):
+        ran = qaedge(*words, "--threshold", share)
+        assert ran.status == 2 and f"The threshold '{share}'" in ran.err, ran.err
+        assert "more than 0%, at most 1000%" in ran.err and "comparing" not in ran.err
 
 
 def test_an_older_format_an_empty_suite_a_unit_and_a_lost_model_are_one_error_each(bench, qaedge):
@@ -219,6 +263,35 @@ def test_noise_is_measured_kept_and_used(bench, qaedge):
     Path("devices/flaky.noise.json").write_text("{}")
     ran = qaedge("compare", "one.onnx", "one.onnx", "--device", "flaky")
     assert ran.status == 1 and "qaedge device noise flaky" in ran.err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_noise_that_was_interrupted_goes_on(sent, bench, qaedge, spawn):
+    kept = Path("devices/flaky.noise.jsonl")
+    # A board that does not answer any more after a while: so the signal comes in the middle.
+    bench('[[event]]\nwhat = "hang"\nat = "greeting"\nafter = 3\nat_s = 1.0\n')
+    words = ("device", "noise", "flaky", "--comparisons", "10")
+    process = spawn(*words, start_new_session=True)
+    until(lambda: kept.exists() and kept.read_bytes().count(b"\n") > 3, process)
+    os.killpg(process.pid, sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, -9) and "Traceback" not in err and not Path("devices/flaky.noise.json").exists()
+    rows = kept.read_text().splitlines()[1:]
+    bench("")
+    ran = qaedge(*words, "--json")
+    assert ran.status == 0 and f"{len(rows)} comparisons are kept from a run that did not end" in ran.err
+    ratios = json.loads(Path("devices/flaky.noise.json").read_text())["ratios"]
+    assert ratios[: len(rows)] == [json.loads(row)["trial"]["ratio"] for row in rows] and len(ratios) == 10
+    assert not kept.exists() and "are kept" not in qaedge(*words, "--json").err
+
+
+def test_noise_of_another_file_does_not_go_on(bench, qaedge):
+    Path("devices/flaky.noise.jsonl").write_text('{"format":"qaedge noise run","version":1}\n')
+    trial = {"ratio": 1.0, "verdict": "same", "median_s": 0.1, "spread": 0.01, "fingerprint": {}}
+    with Path("devices/flaky.noise.jsonl").open("a") as file:
+        file.write(json.dumps({"digest": "of another file", "trial": trial}) + "\n")
+    ran = qaedge("device", "noise", "flaky", "--comparisons", "10", "--json")
+    assert ran.status == 0 and "are kept" not in ran.err and json.loads(ran.out)["comparisons"] == 10
 
 
 def test_history_tells_steps(bench, qaedge):

@@ -10,10 +10,12 @@ import pytest
 from qaedge.artifact import Artifact
 from qaedge.device import Device
 from qaedge.errors import AgentFailed, CandidateCrashed, DeviceLost, Unreachable
+from qaedge.hil import contest as contests
 from qaedge.hil import fleet
 from qaedge.hil.aa import aa
 from qaedge.hil.contest import Contest, contest
 from qaedge.regression.compare import Comparison, Verdict
+from qaedge.regression.noise import noise_of
 from qaedge.regression.result import confirmed
 
 
@@ -95,13 +97,70 @@ def test_what_only_one_session_says_is_not_decided(pair):
     assert confirmed(same, found.comparison) is same
 
 
+#: Another process has the core for a sixth of the time, in pieces: every sample waits, and none is twice as long.
+BUSY = "[noise]\nsigma = 0.002\nburst_every_s = 0.02\nburst_s = 0.004\nburst_factor = 2.0\n"
+
+
+def test_what_is_in_doubt_is_measured_again_and_then_not_decided(pair):
+    for files, change in ((pair, "+10."), (pair[::-1], "-9.")):
+        found, _ = run(contest(board(BUSY), files))
+        assert (found.comparison.verdict, found.sessions) == (Verdict.UNKNOWN, 3)
+        assert found.comparison.held_for == ("waited",)
+        assert change in found.comparison.reason and "another process had the core" in found.comparison.reason
+    found, _ = run(contest(board(BUSY), (pair[0], pair[0])))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.SAME, 1)
+
+
+def test_what_doubt_does_not_explain_is_slower_all_the_same(pair, tmp_path):
+    (tmp_path / "twice.onnx").write_bytes(b"t" * 220_000)
+    found, _ = run(contest(board(BUSY), (pair[0], Artifact.of(tmp_path / "twice.onnx"))))
+    assert (found.comparison.verdict, found.sessions) == (Verdict.SLOWER, 2)
+    assert "waited" in found.contender.doubts and found.comparison.low > 1.5 and not found.comparison.held_for
+
+
+def test_doubt_that_passes_leaves_the_verdict(pair):
+    # Nothing says that the board throttles, and its reference model changes in the first session.
+    found, _ = run(contest(board("[[throttle]]\nfrom_s = 0.6\nto_s = 4.0\nfactor = 1.3\nbits = 0\n"), pair))
+    assert found.comparison.verdict is Verdict.SLOWER and found.sessions > 2
+    assert found.comparison.ratio == pytest.approx(1.1, abs=0.01) and not found.comparison.held_for
+
+
+def test_cold_figures_are_of_seven_loads_a_side_in_both_orders(pair, monkeypatch):
+    turns = []
+    gather = contests.gather
+
+    def noted(session, artifacts, *given, **named):
+        taken = yield from gather(session, artifacts, *given, **named)
+        turns.append([artifact.name for artifact in artifacts])
+        return {name: msgspec.structs.replace(one, first_run_ns=len(turns)) for name, one in taken.items()}
+
+    monkeypatch.setattr(contests, "gather", noted)
+    found, _ = run(contest(board(""), (pair[0], pair[0])))
+    assert len(turns) == 7 and sorted(turn[0] for turn in turns).count("old (baseline)") in (3, 4)
+    assert found.contender.first_run_ns == found.baseline.first_run_ns == 4, "the median"
+    assert found.comparison.memory_ratio == 1.0 and found.comparison.grown == ()
+    assert len(found.contender.rounds_ns) == 10, "loads add no rounds"
+
+
 def test_a_file_that_crashes_is_told_as_that(pair):
     with pytest.raises(CandidateCrashed):
         run(contest(board('[[file]]\norder = 1\ndoes = "crash"\n'), pair))
 
 
 def test_aa_tells_noise_and_false_alarms(pair):
-    noise, _ = run(aa(board("[noise]\nsigma = 0.01\n"), pair[0], 12))
+    device = board("[noise]\nsigma = 0.01\n")
+    trials = [step.result for step in aa(device, pair[0], 12) if step.result]
+    noise = noise_of(device.name, pair[0].name, trials, "")
     assert noise.comparisons == len(noise.ratios) == len(noise.across) + 1 == 12
     assert 0 < noise.floor < 0.02 and noise.floor_across >= noise.floor and 0.0005 < noise.spread < 0.01
     assert noise.false_slower == 0 and noise.false_alarm_bound == pytest.approx(1 - 0.05 ** (1 / 12))
+
+
+def test_aa_goes_on_and_forgets_another_state(pair):
+    known = [step.result for step in aa(board(""), pair[0], 3) if step.result]
+    steps = [step for step in aa(board(""), pair[0], 5, known=known) if step.result]
+    assert [step.done for step in steps] == [4, 5] and not any(step.warning for step in steps)
+    for field, fresh in (("kernel", 5), ("boot_id", 2)):
+        other = [msgspec.structs.replace(trial, fingerprint={**trial.fingerprint, field: "old"}) for trial in known]
+        steps = [step for step in aa(board(""), pair[0], 5, known=other) if step.result]
+        assert len(steps) == fresh and ("3 comparisons from then do not count" in steps[0].warning) == (fresh == 5)

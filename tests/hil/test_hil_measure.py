@@ -48,6 +48,14 @@ def test_several_files(session, relu, quick, device):
     assert session.measuring_s > 0
 
 
+def test_peak_memory_does_not_depend_on_who_is_first(session, relu, quick):
+    # The empty model of these tensors is loaded in the first process, and is as large as the file's own.
+    files = [relu(3_000_000, name) for name in ("one", "other")]
+    found = results(measure(session, files, quick, threads=1, interleave=True))
+    one, other = (r.measurement.peak_memory_bytes for r in found)
+    assert one == pytest.approx(other, rel=0.05) and one > 20_000_000
+
+
 def test_a_row_survives_its_file_form(session, relu, quick):
     (found,) = results(measure(session, [relu(10)], quick, threads=1))
     data = msgspec.json.encode(found.measurement)

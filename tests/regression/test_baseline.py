@@ -64,6 +64,39 @@ def test_a_baseline_of_another_format_is_told(tmp_path, version, age):
     assert "--save-baseline" in found.value.hint
 
 
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("rounds_ns", "[-5, 1]", r"rounds_ns\[0\]: expected nanoseconds from 1 to 3600000000000, found -5\."),
+        ("rounds_ns", "[1, 0]", r"rounds_ns\[1\]: expected nanoseconds from 1 to 3600000000000, found 0\."),
+        ("rounds_ns", "[1, NaN]", r"rounds_ns\[1\]: expected a number, found nan\."),
+        ("rounds_ns", "[-Infinity]", r"rounds_ns\[0\]: expected a number, found -inf\."),
+        ("rounds_ns", "[1e300]", r"rounds_ns\[0\]: expected a whole number, found 1e\+300\."),
+        ("rounds_ns", "[1e999]", r"rounds_ns\[0\]: expected a number, found inf\."),
+        ("rounds_ns", "[9999999999999]", r"rounds_ns\[0\]: expected nanoseconds from 1 .*, found 9999999999999\."),
+        ("rounds_ns", "[]", "rounds_ns: expected at least one round, found 0"),
+        ("p90_ns", "-1", "p90_ns: expected nanoseconds from 1"),
+        ("reference_ns", "0", "reference_ns: expected nanoseconds from 1"),
+        ("load_ns", "-1", "load_ns: expected nanoseconds from 0"),
+        ("size_bytes", "-1", "size_bytes: expected bytes from 0"),
+        ("peak_memory_bytes", "1e300", r"peak_memory_bytes: expected .*, found 1e\+300\."),
+        ("samples", "0", "samples: expected at least one in each of 10 rounds, found 0"),
+        ("threads", "0", "threads: expected at least 1, found 0"),
+        ("miou", "1.5", r"miou: expected a share from 0 to 1, found 1\.5"),
+        ("miou", "NaN", "miou: expected a number, found nan"),
+        ("instructions", "1e300", r"instructions: expected a count above 0, at most 1e\+18, found 1e\+300"),
+    ],
+)
+def test_numbers_that_no_file_takes_are_one_error(tmp_path, key, text, said):
+    (file,) = save_baseline(tmp_path, "main", [make_result(STEADY)])
+    data = json.loads(file.read_text())
+    data["results"][0][key] = "HERE"
+    file.write_text(json.dumps(data).replace('"HERE"', text))
+    with pytest.raises(InvalidFile, match=rf"{file.name}: results\[0\]\.{said}") as found:
+        read_saved(tmp_path, "main")
+    assert "--save-baseline" in found.value.hint
+
+
 def test_a_baseline_that_is_not_there_says_which_are(tmp_path):
     save_baseline(tmp_path, "main", [make_result()])
     with pytest.raises(MissingFile) as found:

@@ -25,7 +25,8 @@ def comparison(factor):
         ("miou > 0.60", 0.6),
         ("miou >= 60%", 0.6),
         ("size <= 2MiB", 2 * 2**20),
-        ("slower_than_baseline < 0%", 0.0),
+        ("slower_than_baseline < 1000%", 10.0),
+        ("larger_than_baseline <= 0%", 0.0),
     ],
 )
 def test_limits_are_read(text, value):
@@ -45,6 +46,8 @@ def test_limits_are_read(text, value):
         ("latency_p90 > 30ms", "forbids what is better"),
         ("miou < 0.6", "forbids what is better"),
         ("latency_p90 < 0ms", "leaves nothing"),
+        ("slower_than_baseline < 0%", "'0%' tells nothing apart"),
+        ("slower_than_baseline < 1001%", "'1001%' tells nothing apart"),
     ],
 )
 def test_what_is_no_limit_is_told(text, said):
