@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from qaedge.nn.blocks import build_block
 from qaedge.nn.export_onnx import write_onnx
 from qaedge.nn.export_tflite import write_tflite
 from qaedge.nn.graph import OPERATORS, Graph, Node
+from qaedge.nn.litert_greeting import GREETING, without_line
 from qaedge.nn.onnx_session import OnnxSession
 from qaedge.nn.parity import BOUNDS, block_parity, check, network_parity
 from qaedge.nn.quantize import calibrate
@@ -231,6 +234,34 @@ def test_a_file_that_is_none_is_said(tmp_path):
     (tmp_path / "bad.tflite").write_bytes(b"not a network")
     with pytest.raises(InvalidFile, match=r"bad\.tflite: expected a TFLite file"):
         TfliteSession(tmp_path / "bad.tflite")
+
+
+LOAD = """
+import sys
+from pathlib import Path
+from qaedge.nn.tflite_session import TfliteSession
+for path in sys.argv[1:]:
+    TfliteSession(Path(path)).zeros()
+"""
+
+
+def test_loading_files_says_nothing_on_stderr(tmp_path):
+    path = write_tflite(trace(conv().eval(), (4, 8, 8)), tmp_path / "net.tflite").path
+    ran = subprocess.run([sys.executable, "-c", LOAD, path, path], capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("", "")
+    (tmp_path / "bad.tflite").write_bytes(b"not a network")
+    ran = subprocess.run([sys.executable, "-c", LOAD, str(tmp_path / "bad.tflite")], capture_output=True, text=True)
+    assert ran.returncode == 1 and "expected a TFLite file" in ran.stderr
+
+
+def test_of_what_is_held_back_the_one_line_alone_is_lost(capfd):
+    with without_line(GREETING):
+        os.write(2, b"ERROR: before\n" + GREETING + b" for CPU.\nERROR: behind\n")
+    assert capfd.readouterr().err == "ERROR: before\nERROR: behind\n"
+    with pytest.raises(ValueError), without_line(GREETING):
+        os.write(2, b"ERROR: last words")
+        raise ValueError
+    assert capfd.readouterr().err == "ERROR: last words"
 
 
 def test_without_the_extra_its_name_is_told(monkeypatch):
