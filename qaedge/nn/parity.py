@@ -52,7 +52,7 @@ def block_parity(network: QuantizedGraph, artifact: Artifact, inputs: Iterable[T
     Args:
         network: the block as it was scored.
         artifact: its file, written with `integer_ends`.
-        inputs: float tensors [1, channels, height, width].
+        inputs: float tensors [1, channels, height, width], at least one.
     """
     session = load_file(Path(artifact.path))
     given, out = network.scale_of("input"), network.scale_of(network.graph.output)
