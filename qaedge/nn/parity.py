@@ -29,7 +29,8 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 #: format -> how alike torch and its runtime are. LiteRT's own kernels round in fixed point. Of a whole network one
-#: value that lies between two steps, rounded otherwise, grows through fifty layers: on small images to half a percent.
+#: value that lies between two steps, rounded otherwise, grows through fifty layers: where kernels sum in float, to more
+#: than half a percent on small images.
 BOUNDS = {"onnx": Bounds(0.999, 0.99), "tflite": Bounds(0.995, 0.99)}
 
 
