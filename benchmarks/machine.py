@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from qaedge import __version__
+from qaedge.machine import this_machine, versions
 
 #: What a result depends on, where it is installed: the runtimes that measure, and what trains and computes.
-PACKAGES = ("onnxruntime", "ai-edge-litert", "tflite-runtime", "torch", "scipy", "ortools")
+PACKAGES = ("numpy", "onnxruntime", "ai-edge-litert", "tflite-runtime", "torch", "scipy", "ortools")
 
 
 def version_of(name: str) -> str:
     """Return a package's version; nothing where it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return versions(name).get(name, "")
 
 
 def machine() -> dict[str, Any]:
     """Say what this ran on."""
-    name = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
-    return {
-        "processor": name,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        **{name: version for name in PACKAGES if (version := version_of(name))},
-        "qaedge": __version__,
-    }
+    here = this_machine()
+    return {"processor": here.processor, "system": here.system, **versions(*PACKAGES)}

@@ -209,7 +209,7 @@ class Chunk:
                     overheads[answer["signature"]] = answer["overhead_ns"]
                 return Taken(entry, answer, (start + self._clock()) / 2)
             entry.end()
-            if entry.retries >= int(self._settings["retries"]):
+            if not answer.get("again", True) or entry.retries >= int(self._settings["retries"]):
                 return Taken(entry, answer, start)
             entry.retries += 1
 

@@ -38,6 +38,8 @@ _CUSTOM = re.compile(r"unresolved custom op: (\S+?)\.?(?:\s|$)")
 #: convolution of 1x1 is written as one), and the type's name (the schema of TFLite files numbers them).
 _TYPE = re.compile(r"Unsupported data type (\d+) in tensor")
 _TYPES = {"17": ("FULLY_CONNECTED", "INT4"), "19": ("FULLY_CONNECTED", "INT2")}
+#: What tflite-runtime 2.14 says of weights that its FULLY_CONNECTED does not take.
+_WEIGHTS = re.compile(r"filter->type == kTfLiteInt8\) was not true\..*?number (\d+) \((\w+)\) failed to prepare", re.S)
 
 
 class Failed(Exception):
@@ -79,12 +81,16 @@ def load(path: str, threads: int, options: Dict[str, Any], inputs: Optional[Dict
     """Load a file and set its inputs: those given, or random ones of the right type and shape.
 
     `options`: `xnnpack` (default: yes) lets XNNPACK run what it can, `sizes` (NAME[AXIS] -> size of a dynamic
-    dimension) and `seed` for the random inputs. Raises Failed or Unsupported.
+    dimension) and `seed` for the random inputs. Raises Failed, or Unsupported where it is known why.
     """
+    interpreter = None
     try:
         interpreter = _interpreter(threads, options, model_path=path)
         return _filled(interpreter, options, inputs)
     except (RuntimeError, ValueError) as error:
+        known = _reason(str(error), interpreter)
+        if known:
+            raise Unsupported(known) from error
         raise Failed(_words(error)) from error
 
 
@@ -188,20 +194,37 @@ def _delegate(interpreter: Any) -> str:
     return text[:1000]
 
 
-def _words(error: Exception) -> str:
-    """Return what the runtime says, once, and in one line; it repeats itself, and sends people to pages."""
-    text = str(error)
+def _reason(text: str, interpreter: Any = None) -> str:
+    """Return why a runtime that says this cannot run a file, where that is known: the operator, and what to do."""
     custom = _CUSTOM.search(text)
     if custom:
         return (
             "The operator %s is a custom one, which %s does not have. It runs only where it was built in: "
             "export the network without it" % (custom.group(1), VERSION)
         )
-    unknown = _TYPE.search(text)
+    unknown, other = _TYPE.search(text), _WEIGHTS.search(text)
     if unknown and unknown.group(1) in _TYPES:
-        return (
-            "The operator %s has weights of the type %s, which %s does not know: use more bits, or a newer runtime"
-            % (_TYPES[unknown.group(1)] + (VERSION,))
-        )
+        operator, kind = _TYPES[unknown.group(1)]
+    elif other and interpreter is not None:
+        operator, kind = other.group(2), _kind_of_weights(interpreter, int(other.group(1)))
+    else:
+        return ""
+    return (
+        "The operator %s has weights of the type %s, which %s does not know: use more bits, or a newer runtime "
+        "(ai-edge-litert)" % (operator, kind, VERSION)
+    )
+
+
+def _kind_of_weights(interpreter: Any, number: int) -> str:
+    """Return the type of an operator's second input, which is not INT8: 2.14 calls INT4 by numpy's nearest, int8."""
+    operator = interpreter._get_ops_details()[number]
+    tensors = {found["index"]: found for found in interpreter.get_tensor_details()}
+    name = str(numpy.dtype(tensors[int(operator["inputs"][1])]["dtype"]))
+    return "INT4" if name == "int8" else name.upper()
+
+
+def _words(error: Exception) -> str:
+    """Return what the runtime says, once, and in one line; it repeats itself, and sends people to pages."""
+    text = str(error)
     lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("See instructions")]
     return "; ".join(dict.fromkeys(lines)) or type(error).__name__

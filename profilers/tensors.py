@@ -19,6 +19,10 @@ class Unsupported(Exception):
     """Something in the file that cannot be run as it is; the text says what and what to do."""
 
 
+class Unfit(Unsupported):
+    """Inputs that were given do not fit the file; the text says what it takes and what there was."""
+
+
 def draw(random: Any, shape: Shape, dtype: str) -> Any:
     """Return an array that numpy's RandomState draws: all values of 8-bit integers, 0 or 1 of wider ones, else normal.
 
@@ -31,24 +35,24 @@ def draw(random: Any, shape: Shape, dtype: str) -> Any:
 
 
 def given(inputs: Dict[str, Any], names: Sequence[str], name: str, dtype: str, shape: Sequence[Optional[int]]) -> Any:
-    """Return the array that was given for an input; raise Unsupported where there is none, or it does not fit.
+    """Return the array that was given for an input; raise Unfit where there is none, or it does not fit.
 
     `names` are all inputs of the file: one that is alone may be given without its name. A size of None fits any.
     """
     value = inputs.get(name, inputs.get("") if len(names) == 1 else None)
     if value is None:
-        raise Unsupported(
+        raise Unfit(
             "No values for the input %r. The file's inputs: %s; given: %s."
             % (name, _listed(names), _listed(list(inputs)))
         )
-    if str(value.dtype) != dtype:
-        raise Unsupported("The input %r takes %s; given: %s." % (name, dtype, value.dtype))
-    if len(value.shape) != len(shape) or any(
-        wanted not in (None, size)
+    fits = len(value.shape) == len(shape) and all(
+        wanted in (None, size)
         for wanted, size in zip(shape, value.shape)  # noqa: B905 - Python 3.8
-    ):
+    )
+    if str(value.dtype) != dtype or not fits:
         wants = ", ".join("any" if size is None else str(size) for size in shape)
-        raise Unsupported("The input %r has the dimensions [%s]; given: %s." % (name, wants, list(value.shape)))
+        there = "%s [%s]" % (value.dtype, ", ".join(map(str, value.shape)))
+        raise Unfit("The input %r takes %s [%s]; given: %s." % (name, dtype, wants, there))
     return value
 
 

@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import inputs
 import sampling
 from counters import Counters
+from tensors import Unfit, Unsupported
 
 Message = Dict[str, Any]
 
@@ -40,6 +41,10 @@ class Work:
             return self._loop(float(message["seconds"])) if message["type"] == "run" else self._round(message)
         except MemoryError:
             return {"type": "failed", "kind": "memory", "text": "memory ran out"}
+        except Unsupported as reason:
+            # Nothing that another try would change.
+            kind = "inputs" if isinstance(reason, Unfit) else "failed"
+            return {"type": "failed", "kind": kind, "text": str(reason)[:2000], "again": False}
         except Exception as error:  # noqa: BLE001 - a runtime raises what it likes
             text = str(error) or type(error).__name__
             kind = "memory" if "alloc" in text.lower() else "failed"

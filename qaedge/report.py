@@ -27,6 +27,10 @@ T = TypeVar("T")
 PLAIN_INTERVAL_S = 10.0
 #: Width of a table that is not shown on a terminal: nothing is folded or cut.
 _PIPED_WIDTH = 10_000
+#: On a terminal, no column of words is narrower than this, unless its words are shorter.
+_LEAST_WIDTH = 16
+#: What a table puts between and around columns.
+_GAP = 3
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _RED, _YELLOW, _DIM = "31;1", "33;1", "2"
 
@@ -65,7 +69,7 @@ def json_out(value: object) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> None:
-    """Print a table.
+    """Print a table; on a terminal too narrow for it each row as lines of its own, so that nothing is cut.
 
     Args:
         columns: headings; one that begins with ">" is right-aligned, as numbers should be.
@@ -76,8 +80,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
     from rich.table import Table
 
     console = _console(sys.stdout)
+    cells = [["-" if cell is None else plain(cell) for cell in row] for row in rows]
     if title:  # not the table's own, which would be folded at the table's width
         line(plain(title))
+    if console.is_terminal and _least_width(columns, cells) > console.width:
+        _list(columns, cells)
+        return
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         drawn.add_column(
@@ -86,8 +94,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
             no_wrap=not console.is_terminal or column.startswith(">"),
             overflow="fold",
         )
-    for row in rows:
-        drawn.add_row(*("-" if cell is None else plain(cell) for cell in row))
+    for row in cells:
+        drawn.add_row(*row)
     if console.is_terminal:
         console.print(drawn)
         return
@@ -96,6 +104,26 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
         console.print(drawn)
     lines = [text.removeprefix(" ").rstrip() for text in capture.get().splitlines()]
     sys.stdout.write("\n".join(lines).strip("\n") + "\n")
+
+
+def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return what a table takes whose numbers are whole, and whose words are folded, but not to a letter or two."""
+    width = 0
+    for number, column in enumerate(columns):
+        widest = max(len(cell) for cell in (column.removeprefix(">"), *(row[number] for row in rows)))
+        width += (widest if column.startswith(">") else min(widest, _LEAST_WIDTH)) + _GAP
+    return width
+
+
+def _list(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each row as a line for each of its cells, below its first; what is not there is left out."""
+    names = [column.removeprefix(">") for column in columns[1:]]
+    widest = max(map(len, names), default=0)
+    for row in rows:
+        line(row[0])
+        for name, cell in zip(names, row[1:], strict=True):
+            if cell != "-":
+                line(f"  {name:<{widest}}  {cell}")
 
 
 def progress(steps: Iterable[Step], title: str, quiet: bool = False) -> Iterator[Step]:

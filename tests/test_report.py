@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import re
 import sys
 from collections.abc import Iterator
 
@@ -36,6 +37,41 @@ def test_table_aligns_numbers_and_keeps_markup_as_text(capsys):
 def test_a_wide_table_is_not_cut_in_a_pipe(capsys):
     report.table(("a", "b"), [("x" * 300, "y" * 300)])
     assert "x" * 300 + " " in capsys.readouterr().out
+
+
+def shown(width: int, monkeypatch, *table: object) -> str:
+    """What `report.table` prints on a terminal of a width."""
+    terminal, end = pty.openpty()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    with os.fdopen(end, "w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        report.table(*table)  # type: ignore[arg-type]
+    text = ""
+    with contextlib.suppress(OSError):  # the end of a terminal whose other side is closed
+        while more := os.read(terminal, 1 << 16):
+            text += more.decode()
+    os.close(terminal)
+    return re.sub(r"\x1b\[[\d;]*m", "", text).replace("\r\n", "\n")
+
+
+COLUMNS = ("file", ">median", ">p90", ">p99", ">against the first", ">size", "runtime", "doubts")
+ROW = ("a_file_with_a_rather_long_name.tflite", "12.3 ms ± 110 us", "13.1 ms", "not estimable", "+1.5 %", "3.34 MiB")
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 100, 120, 160, 200])
+def test_on_a_terminal_of_any_width_every_number_is_whole_and_no_word_falls_to_letters(width, monkeypatch):
+    text = shown(width, monkeypatch, COLUMNS, [(*ROW, "ai-edge-litert 2.3.0", None), (*ROW, None, "unstable")])
+    for cell in ROW[1:]:
+        assert text.count(cell) == 2, text
+    assert "ai-edge-litert" in text and "unstable" in text and "a_file_with_a_" in text
+    assert max(map(len, text.splitlines())) <= width
+    assert ("against the first  +1.5 %" in text) == (width <= 120), "a row on lines of its own"
+
+
+def test_a_row_on_lines_of_its_own_leaves_out_what_is_not_there(monkeypatch):
+    text = shown(12, monkeypatch, ("name", ">first", ">second"), [("one", None, "2 ms"), ("two", "1 ms", None)])
+    assert text == "one\n  second  2 ms\ntwo\n  first   1 ms\n"
 
 
 def test_error_and_warning(capsys):

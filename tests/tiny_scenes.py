@@ -75,12 +75,12 @@ def write_project(
     """Write the project, its space, and a teacher's weights; the network is not good for anything."""
     (folder / "space.toml").write_text(space)
     (folder / "qaedge.toml").write_text(PROJECT.format(steps=steps, rate=rate, cache=cache, epochs=epochs))
-    (folder / "teacher.safetensors").write_bytes(_weights())
+    (folder / "teacher.safetensors").write_bytes(trained_weights())
     return Workspace.open(folder / "qaedge.toml")
 
 
 @functools.lru_cache(1)
-def _weights() -> bytes:
+def trained_weights() -> bytes:
     """A little training on the labels: a random network would turn each rounding into another class."""
     import safetensors.torch
     import torch

@@ -1,7 +1,8 @@
 """How long it takes to turn a candidate into INT8 files of both formats: traced, calibrated on one input, written.
 
 Every candidate of examples/camvid.toml, against a teacher with fresh weights, one thread; then the whole space as
-`qaedge profile` exports it, on every core. Writes result.json beside itself.
+`qaedge profile` exports it, by one process and by two in turn: starting the second one is in its time. Writes
+result.json beside itself.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
+import sys
 import tempfile
 import time
 from datetime import datetime, timezone
@@ -18,20 +19,26 @@ from pathlib import Path
 
 import torch
 
-from qaedge import __version__
 from qaedge.candidate import QuantScheme
+from qaedge.machine import versions
 from qaedge.nn.blocks import build_block
 from qaedge.nn.candidates import export_candidates
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.export import write_file
 from qaedge.nn.quantize import calibrate
-from qaedge.nn.teacher import cut, resolve_space
+from qaedge.nn.teacher import Teacher, cut, resolve_space
 from qaedge.nn.tracing import trace
 from qaedge.project import DataConfig, Project, TeacherConfig, Workspace
 from qaedge.runtime import FORMATS
-from qaedge.space import SpaceFile
+from qaedge.space import SearchSpace, SpaceFile
+
+sys.path.append(str(Path(__file__).parents[1]))
+from machine import machine
 
 HERE = Path(__file__).parent
+#: How often the whole space is exported by each number of processes, after once that does not count.
+ROUNDS = 5
+PROCESSES = (1, 2)
 PARTS = ("trace", "calibrate", "write_onnx", "write_tflite")
 
 
@@ -53,11 +60,32 @@ def no_choice(weight_bits: int) -> tuple[str, str]:
     return "u8s8", ""
 
 
+def whole_space(workspace: Workspace, teacher: Teacher, space: SearchSpace, file_format: str) -> dict[str, object]:
+    """Export the whole space by one process and by several, there and back again; return the seconds of each."""
+    seconds: dict[int, list[float]] = {count: [] for count in PROCESSES}
+    files = 0
+    for number in range(ROUNDS + 1):
+        for count in PROCESSES if number % 2 else PROCESSES[::-1]:
+            begun = time.perf_counter()
+            steps = export_candidates(workspace, teacher, space, no_choice, None, file_format, processes=count)
+            files = sum(1 for _ in steps)
+            if number:
+                seconds[count].append(round(time.perf_counter() - begun, 3))
+    medians = {count: statistics.median(times) for count, times in seconds.items()}
+    return {
+        "files": files,
+        "seconds_by_processes": {str(count): times for count, times in seconds.items()},
+        "median_seconds": {str(count): round(value, 3) for count, value in medians.items()},
+        "times_as_fast": round(medians[PROCESSES[0]] / medians[PROCESSES[-1]], 3),
+    }
+
+
 def main() -> None:
     """Export all of it and write what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--result", type=Path, default=HERE / "result.json")
     arguments = parser.parse_args()
+    load = round(os.getloadavg()[0], 2)  # before this adds its own
     torch.set_num_threads(1)
     torch.manual_seed(0)
     teacher = cut(deeplabv3_mobilenetv2(classes=11), stage_paths(), (3, 360, 480), "fresh")
@@ -72,13 +100,8 @@ def main() -> None:
                 module = build_block(candidate.spec, candidate.input_shape[0]).eval()
                 found.append(export(module, candidate.input_shape, path, True))
         network = export(teacher.module, teacher.input_shape, path, False)
-        torch.set_num_threads(os.cpu_count() or 1)
         workspace = Workspace(Path(folder), Project(TeacherConfig("", {}), data, ""))
-        spaces = {}
-        for file_format in FORMATS:
-            begun = time.perf_counter()
-            count = sum(1 for _ in export_candidates(workspace, teacher, space, no_choice, None, file_format))
-            spaces[file_format] = {"files": count, "seconds": round(time.perf_counter() - begun, 2)}
+        spaces = {file_format: whole_space(workspace, teacher, space, file_format) for file_format in FORMATS}
     whole = [sum(parts.values()) for parts in found]
     result = {
         "candidates": len(found),
@@ -89,13 +112,9 @@ def main() -> None:
             "median_of_parts": {part: round(statistics.median(p[part] for p in found), 4) for part in PARTS},
         },
         "whole_teacher_seconds": {part: round(value, 4) for part, value in network.items()},
-        "whole_space_on_every_core": spaces,
-        "machine": {
-            "arch": platform.machine(),
-            "cores": os.cpu_count(),
-            "load_1min": round(os.getloadavg()[0], 2),
-        },
-        "versions": {"qaedge": __version__, "python": platform.python_version(), "torch": torch.__version__},
+        "whole_space": spaces,
+        "machine": {**machine(), "cores": os.cpu_count(), "load_1min": load},
+        "versions": versions("torch", "onnx", "ai-edge-litert"),
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
     arguments.result.write_text(json.dumps(result, indent=2) + "\n")

@@ -144,6 +144,8 @@ def run(
         report.json_out(rows)
     elif rows:
         show(rows)
+    if len(files) == 1 and failed:
+        raise failed[0].error
     if failed:
         raise MeasurementError(
             f"{len(failed)} of {len(files)} files were not measured: "
@@ -178,6 +180,8 @@ def measure_files(
     with open_session(device, wait_s=wait_s) as session:
         settings = Settings(energy=energy or bool(meter), meter=meter)
         steps = measure(session, artifacts, settings, threads or device.threads, interleave=True, inputs=given)
+        if len(artifacts) == 1:  # what went wrong with it is the command's own error, and need not be said twice
+            steps = (msgspec.structs.replace(step, warning="") for step in steps)
         for step in report.progress(steps, "measuring", quiet):
             if isinstance(step.result, Measured):
                 found = step.result.artifact
@@ -264,7 +268,6 @@ def show(rows: list[Row]) -> None:
     counted = [name for name in ("instructions", "cycles") if any(getattr(row, name) is not None for row in rows)]
     extra += tuple(f">{name}" for name in counted)
     several = len({(row.runtime, row.runtime_version) for row in rows}) > 1
-    delegated = any(row.delegate for row in rows)
     report.table(
         (
             "file",
@@ -275,7 +278,6 @@ def show(rows: list[Row]) -> None:
             *extra,
             ">size",
             *(["runtime"] if several else []),
-            *(["delegate"] if delegated else []),
             "doubts",
         ),
         [
@@ -289,13 +291,15 @@ def show(rows: list[Row]) -> None:
                 *(_count(getattr(row, name)) for name in counted),
                 format_bytes(row.size_bytes),
                 *([_version(row)] if several else []),
-                *([row.delegate.partition(";")[0] or None] if delegated else []),
                 ", ".join(row.doubts) or None,
             )
             for row in rows
         ],
         title=f"{first.device}: {'each with its runtime' if several else _version(first)}, threads: {first.threads}",
     )
+    for row in rows:  # too long for a column
+        if row.delegate:
+            report.line(f"delegate{f' of {row.file}' if len(rows) > 1 else ''}: {row.delegate}")
 
 
 def _version(row: Row) -> str:

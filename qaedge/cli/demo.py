@@ -6,6 +6,7 @@ import contextlib
 import io
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -18,11 +19,15 @@ from qaedge.cli.resolve import need_nn
 from qaedge.device import load_device, with_runtime
 from qaedge.errors import MeasurementError
 from qaedge.files import write_atomic, write_json
+from qaedge.machine import Machine, this_machine, versions
 from qaedge.project import FILE_NAME
 from qaedge.runtime import BOTH
 from qaedge.units import format_bytes, format_seconds
 
 EXAMPLES = ("qaedge demo", "qaedge demo --folder /tmp/demo")
+
+#: What the figures hang on, besides qaedge itself.
+PACKAGES = ("numpy", "torch", "onnx", "onnxruntime", "ai-edge-litert")
 
 PROJECT = """\
 # The project of `qaedge demo`. See `qaedge init` for what each key means.
@@ -118,12 +123,16 @@ class Result(msgspec.Struct, frozen=True):
     """What `result.json` keeps: the teacher in INT8, the network found, what was predicted for it.
 
     Those are ONNX files; `tflite` are the same two networks as TFLite, None where that is not installed.
+    `machine` and `versions` are what they were measured on, and with; `date` is the day, in UTC.
     """
 
     baseline: Network
     student: Network
     predicted_latency_s: float
     seconds: float
+    machine: Machine
+    versions: dict[str, str]
+    date: str
     tflite: Pair | None = None
 
 
@@ -220,7 +229,16 @@ class Chain:
         pairs = {kind: Pair(networks["teacher", kind], networks["student", kind]) for kind in formats}
         predicted = next(v.value for k, v in chosen.costs.items() if k.startswith("latency@"))
         onnx = pairs["onnx"]
-        return Result(onnx.baseline, onnx.student, predicted, 0.0, pairs.get("tflite"))
+        return Result(
+            baseline=onnx.baseline,
+            student=onnx.student,
+            predicted_latency_s=predicted,
+            seconds=0.0,
+            machine=this_machine(),
+            versions=versions(*PACKAGES),
+            date=datetime.now(timezone.utc).date().isoformat(),
+            tflite=pairs.get("tflite"),
+        )
 
     def _build(self, name: str) -> None:
         if name == "teacher":

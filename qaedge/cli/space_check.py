@@ -36,9 +36,10 @@ EXAMPLES = ("qaedge space check --device pi4", "qaedge space check --device loca
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A kind of candidate on a runtime; `problem` is empty where it runs there.
+    """A kind of candidate of a block on a runtime, or the whole teacher; `problem` is empty where it runs there.
 
-    `candidates` counts those of the space that have the same layers, whatever their widths.
+    `candidates` counts those of the block that have the same layers, whatever their widths. The teacher is none: its
+    rows have no block, and count 0.
     """
 
     block: str
@@ -90,9 +91,10 @@ def run(
         _show(rows, described)
     bad = [row for row in rows if row.problem]
     if bad:
-        count = sum(row.candidates for row in bad)
+        runtimes = dict.fromkeys(row.runtime for row in bad)
+        told = "; ".join(f"{name} does not run {_failing([r for r in rows if r.runtime == name])}" for name in runtimes)
         raise UnsupportedOperator(
-            f"{len(bad)} of {len(rows)} kinds of candidates ({count} candidates) do not run on {described.name}.",
+            f"On {described.name}, {told}.",
             "Take them out of the space file, or measure with another runtime: --runtime.",
         )
 
@@ -128,17 +130,19 @@ def _try(
     runtimes: list[str],
 ) -> Iterator[Step]:
     chosen = kinds(space)
-    wanted: dict[str, tuple[str, str, int]] = {}
-    for scheme in dict.fromkeys(str(c.scheme) for c in space.unique()):
-        wanted[anchor_key(space, scheme)] = ("", f"the whole teacher ({scheme})", 1)
-    for block, candidate, count in chosen:
-        wanted.setdefault(candidate.key, (block, f"{candidate.spec} ({candidate.scheme})", count))
+    wanted = [
+        (anchor_key(space, scheme), "", f"the whole teacher ({scheme})", 0)
+        for scheme in dict.fromkeys(str(c.scheme) for c in space.unique())
+    ]
+    wanted += [(c.key, block, f"{c.spec} ({c.scheme})", count) for block, c, count in chosen]
     done, total = 0, len(wanted) * len(runtimes)
     for runtime in runtimes:
-        for key, (block, text, count) in wanted.items():
-            problem = _problem(workspace, teacher, space, device, session, runtime, key)
+        problems: dict[str, str] = {}  # blocks that take the same images may share a candidate: it is tried once
+        for key, block, text, count in wanted:
+            if key not in problems:
+                problems[key] = _problem(workspace, teacher, space, device, session, runtime, key)
             done += 1
-            yield Step(done, total, text, Row(block, text, count, runtime, problem))
+            yield Step(done, total, text, Row(block, text, count, runtime, problems[key]))
 
 
 def _problem(
@@ -172,12 +176,25 @@ def _show(rows: list[Row], device: Device) -> None:
     if bad:
         report.table(
             ("block", "candidate", ">stands for", "runtime", "problem"),
-            [(row.block or None, row.candidate, row.candidates, row.runtime, row.problem) for row in bad],
+            [(row.block or None, row.candidate, row.candidates or None, row.runtime, row.problem) for row in bad],
         )
         return
     for runtime in dict.fromkeys(row.runtime for row in rows):
         mine = [row for row in rows if row.runtime == runtime]
+        kinds_of = [row for row in mine if row.block]
         report.line(
-            f"{runtime} on {device.name} runs all {len(mine)} kinds, "
-            f"which stand for {sum(row.candidates for row in mine)} networks and candidates"
+            f"{runtime} on {device.name} runs all {len(kinds_of)} kinds of candidates "
+            f"({sum(row.candidates for row in kinds_of)} candidates), and the whole teacher"
         )
+
+
+def _failing(rows: list[Row]) -> str:
+    """Say which of a runtime's rows it does not run."""
+    kinds_of = [row for row in rows if row.block]
+    bad = [row for row in kinds_of if row.problem]
+    told = []
+    if bad:
+        counts = (sum(row.candidates for row in some) for some in (bad, kinds_of))
+        told.append(f"{len(bad)} of {len(kinds_of)} kinds of candidates ({' of '.join(map(str, counts))} candidates)")
+    told += [row.candidate for row in rows if row.problem and not row.block]
+    return ", ".join(told)

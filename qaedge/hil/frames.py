@@ -133,7 +133,7 @@ class Measured(msgspec.Struct, frozen=True, tag_field="type", tag="measured"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed"):
-    """A candidate has no measurement: `kind` is crashed, timeout, memory or failed."""
+    """A candidate has no measurement: `kind` is crashed, timeout, memory, inputs or failed."""
 
     id: Count
     kind: Text

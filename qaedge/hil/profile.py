@@ -39,6 +39,10 @@ __all__ = ["AgentSession", "Failed", "Measured", "Settings", "measure", "open_se
 FAILURES: dict[str, type[MeasurementError]] = {"crashed": CandidateCrashed, "timeout": CandidateTimeout}
 #: How many standard errors above rest a candidate's power must be to be told from it.
 _SIGMAS = 3.0
+#: What helps where inputs do not fit a file.
+_INPUTS_HINT = (
+    "Write what it takes: numpy.savez(FILE, **{'NAME OF THE INPUT': array}). Without any, it gets random numbers."
+)
 #: What a fingerprint takes from the conditions; the rest of it are facts (R15).
 _FINGERPRINT = ("boot_id", "governor", "clock_limits_khz", "gpu_clock_limits_khz")
 
@@ -285,12 +289,15 @@ class _Work:
             "crashed": "ended the process that ran it",
             "timeout": f"did not finish within {self._settings.deadline_s:g} s",
             "memory": "ran out of memory",
+            "inputs": "does not take the inputs that were given",
         }.get(message.kind, "was refused by the runtime")
         tries = f", {message.retries + 1} times" if message.retries else ""
         return FAILURES.get(message.kind, CandidateFailed)(
             f"{artifact.name} ({artifact.sha256[:12]}) {what} on {self._session.device.name}{tries}: "
             f"{self._without_folder(artifact, frames.clean(message.text))[:600].rstrip('.')}.",
-            "The other files are not affected. "
+            _INPUTS_HINT
+            if message.kind == "inputs"
+            else "The other files are not affected. "
             + (
                 "This one may be damaged, or hold what the runtime does not know: export it again, or leave it out."
                 if self._interleave

@@ -36,9 +36,10 @@ def runtime_for(session: AgentSession, artifact: Artifact) -> str:
         )
     if not fitting:
         raise CandidateFailed(
-            f"{artifact.name}: {artifact.format!r} files are measured by {' or '.join(can)}, "
-            f"and {device.name} is described with {' and '.join(device.runtimes)}.",
-            f"Add {' or '.join(can)} to runtimes in devices/{device.name}.toml.",
+            f"{artifact.name} is a {artifact.format} file. Those are measured by {' or '.join(can)}, "
+            f"and here {device.name} measures with {' and '.join(device.runtimes)}.",
+            f"Give --runtime {artifact.format}, or --runtime both. Without it, "
+            f"{device.name} measures with the runtimes that devices/{device.name}.toml names.",
         )
     why = "; ".join(f"{name}: {session.hello.runtime_failures.get(name, 'it is not there')}" for name in fitting)
     raise AgentFailed(

@@ -7,12 +7,10 @@ So boards can measure before, while or after the workstation distills.
 from __future__ import annotations
 
 import hashlib
-import os
-import threading
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 import torch
@@ -22,6 +20,7 @@ from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
 from qaedge.candidate import Candidate, QuantScheme
 from qaedge.layer_bits import LayerBits, joined
+from qaedge.machine import usable_cores
 from qaedge.nn.blocks import build_block
 from qaedge.nn.export import TFLITE_REASON, write_file
 from qaedge.nn.export_tflite import FORM as TFLITE_FORM
@@ -31,16 +30,19 @@ from qaedge.nn.precision import bits_of_layers, bits_of_network, bits_of_whole
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import Teacher, with_blocks
 from qaedge.nn.tracing import trace
+from qaedge.nn.workers import Shared, one_thread
 from qaedge.probes import probes
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
 from qaedge.tables import anchor_key
 
-T = TypeVar("T")
-
 #: weight bits -> form and the reason for it.
 Choose = Callable[[int], tuple[str, str]]
+#: A helper first imports torch, which takes as long as this many files.
+WORTH_A_HELPER = 100
+#: More would hold much memory, each with torch of its own, for a task of seconds.
+MOST_HELPERS = 7
 
 
 def export_candidates(
@@ -50,8 +52,12 @@ def export_candidates(
     choose: Choose,
     keys: Container[str] | None = None,
     file_format: str = "onnx",
+    processes: int | None = None,
 ) -> Iterator[Step]:
     """Export each candidate once, the whole teacher in each scheme, and the probes.
+
+    What holds the teacher's modules is exported first, by this process; then the others, where they are many, by
+    several.
 
     Args:
         workspace: files go to its artifacts folder.
@@ -60,6 +66,7 @@ def export_candidates(
         choose: the INT8 form for a number of weight bits.
         keys: only these; None for all.
         file_format: "onnx" or "tflite".
+        processes: how many work, this one included; None: as many as there are cores and work for them.
 
     Yields:
         A Step for each, with result `(key, Artifact)`.
@@ -67,33 +74,40 @@ def export_candidates(
     Raises:
         UnsupportedOperator: a block holds an operator that cannot be exported.
         DiskFull: no space for a file.
+        QaedgeError: a process that helps was ended, as by a system without memory.
     """
     own = {block.digest: block.module for block in teacher.blocks}
     layers = LayerBits.read(workspace, space)
-    write = _Writer(workspace.artifacts, choose, file_format)
-    work: list[tuple[str, Candidate | QuantScheme | tuple[Candidate, ...]]] = []
-    work += [(anchor_key(space, str(s)), s) for s in dict.fromkeys(c.scheme for c in space.unique())]
-    work += probes(space).items()
-    work += [(c.key, c) for c in space.unique()]
-    if keys is not None:
-        work = [(key, what) for key, what in work if key in keys]
+    schemes = dict.fromkeys(c.scheme for c in space.unique())
+    write = _Writer(workspace.artifacts, _forms(schemes, choose, file_format), file_format)
+    anchors = [(anchor_key(space, str(scheme)), scheme) for scheme in schemes]
+    wanted = [c for c in space.unique() if keys is None or c.key in keys]
+    fresh = [(c, layers.of_candidate(c)) for c in wanted if not c.spec.is_own]
 
-    def export(item: tuple[str, Candidate | QuantScheme | tuple[Candidate, ...]]) -> tuple[str, Artifact]:
-        key, what = item
-        if isinstance(what, Candidate):
-            known = layers.of_candidate(what)
+    def by_this_process() -> Iterator[tuple[str, Artifact]]:
+        for key, scheme in anchors:
+            if keys is None or key in keys:
+                known = layers.of_teacher(scheme)
+                in_each = _in_each(teacher, space, known)
+                shape = teacher.input_shape
+                yield key, write.export(key, teacher.module, shape, scheme, False, in_each, joined(known))
+        for key, network in probes(space).items():
+            if keys is None or key in keys:
+                yield key, write.export_whole(teacher, space, network, key, layers)
+        for candidate in wanted:
+            if candidate.spec.is_own:
+                module = own[candidate.spec.layers[0].digest]
+                yield candidate.key, write.export_block(candidate, module, layers.of_candidate(candidate))
 
-            def bits(graph: Graph, scheme: QuantScheme) -> dict[str, int]:
-                return bits_of_layers(graph, scheme, known=known)
-
-            return key, write.export(key, lambda: _block(what, own), what.input_shape, what.scheme, True, bits, known)
-        if isinstance(what, tuple):
-            return key, write.export_whole(teacher, space, what, key, layers)
-        told = layers.of_teacher(what)
-        in_each = _in_each(teacher, space, told)
-        return key, write.export(key, lambda: teacher.module, teacher.input_shape, what, False, in_each, joined(told))
-
-    yield from _side_by_side(export, work)
+    total = sum(keys is None or key in keys for key in (*dict(anchors), *probes(space))) + len(wanted)
+    helpers = (
+        min(usable_cores() - 1, MOST_HELPERS, len(fresh) // WORTH_A_HELPER) if processes is None else processes - 1
+    )
+    done = 0
+    with one_thread(), Shared(write.export_fresh, fresh, helpers) as shared:
+        for key, artifact in itertools.chain(by_this_process(), shared.results()):
+            done += 1
+            yield Step(done, total, key, (key, artifact))
 
 
 def export_networks(
@@ -104,26 +118,13 @@ def export_networks(
     choose: Choose,
     file_format: str = "onnx",
 ) -> Iterator[Step]:
-    """Export whole networks to be timed, by the keys of their rows; as `export_candidates`."""
+    """Export whole networks to be timed, by the keys of their rows; as `export_candidates`, by this process alone."""
     layers = LayerBits.read(workspace, space)
-    write = _Writer(workspace.artifacts, choose, file_format)
-
-    def export(item: tuple[str, Sequence[Candidate]]) -> tuple[str, Artifact]:
-        return item[0], write.export_whole(teacher, space, item[1], item[0], layers)
-
-    yield from _side_by_side(export, list(networks.items()))
-
-
-def _side_by_side(
-    export: Callable[[tuple[str, T]], tuple[str, Artifact]], work: Sequence[tuple[str, T]]
-) -> Iterator[Step]:
-    """Export on every core, and yield a Step for each file in the order of the work."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        try:
-            for done, (key, artifact) in enumerate(pool.map(export, work), start=1):
-                yield Step(done, len(work), key, (key, artifact))
-        finally:  # after an error, or Ctrl-C, what is not begun yet need not be
-            pool.shutdown(wait=True, cancel_futures=True)
+    schemes = dict.fromkeys(candidate.scheme for network in networks.values() for candidate in network)
+    write = _Writer(workspace.artifacts, _forms(schemes, choose, file_format), file_format)
+    for done, (key, network) in enumerate(networks.items(), start=1):
+        artifact = write.export_whole(teacher, space, network, key, layers)
+        yield Step(done, len(networks), key, (key, artifact))
 
 
 def export_network(
@@ -143,7 +144,8 @@ def export_network(
     chosen = architecture.candidates(space)
     key = "+".join(c.key for c in chosen)
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
-    writer, layers = _Writer(workspace.artifacts, choose, file_format), LayerBits.read(workspace, space)
+    forms = _forms({candidate.scheme for candidate in chosen}, choose, file_format)
+    writer, layers = _Writer(workspace.artifacts, forms, file_format), LayerBits.read(workspace, space)
     artifact = writer.export_whole(teacher, space, chosen, key, layers)
     return msgspec.structs.replace(artifact, name=f"network {name}")
 
@@ -161,36 +163,49 @@ def _block(candidate: Candidate, own: dict[str, nn.Module]) -> nn.Module:
     return build_block(candidate.spec, candidate.input_shape[0]).eval()
 
 
-class _Writer:
-    """Writes files of one format into a folder; several threads may share one."""
+def _forms(schemes: Iterable[QuantScheme], choose: Choose, file_format: str) -> dict[QuantScheme, str]:
+    """Return the form of each scheme: what crosses to other processes, where `choose` may not."""
+    return {scheme: form_of(scheme, choose, file_format)[0] for scheme in schemes}
 
-    def __init__(self, folder: Path, choose: Choose, file_format: str) -> None:
-        self.folder, self.choose, self.file_format = folder, choose, file_format
-        # Drawing weights seeds torch's one generator, and tracing patches its functions: one thread at a time.
-        self._alone = threading.Lock()
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes files of one format into a folder; `forms` tells how those of each scheme are stored."""
+
+    folder: Path
+    forms: Mapping[QuantScheme, str]
+    file_format: str
 
     def export_whole(
         self, teacher: Teacher, space: SearchSpace, chosen: Sequence[Candidate], key: str, layers: LayerBits
     ) -> Artifact:
         known = layers.of_network(chosen)
         own = {block.digest: block.module for block in teacher.blocks}
-
-        def build() -> nn.Module:
-            pairs = zip(space.blocks, chosen, strict=True)
-            return with_blocks(teacher, {b.name: _block(c, own) for b, c in pairs if not c.spec.is_own}).eval()
+        blocks = list(zip(space.blocks, chosen, strict=True))
+        module = with_blocks(teacher, {b.name: _block(c, own) for b, c in blocks if not c.spec.is_own}).eval()
 
         def bits(graph: Graph, scheme: QuantScheme) -> dict[str, int]:
-            pairs = zip(space.blocks, chosen, strict=True)
-            places = [(top_modules(teacher.module, teacher.block(b.name).path), c.scheme) for b, c in pairs]
+            places = [(top_modules(teacher.module, teacher.block(b.name).path), c.scheme) for b, c in blocks]
             return bits_of_network(graph, places, known)
 
         widest = max((c.scheme for c in chosen), key=lambda s: s.weight_bits)
-        return self.export(key, build, teacher.input_shape, widest, False, bits, joined(known))
+        return self.export(key, module, teacher.input_shape, widest, False, bits, joined(known))
+
+    def export_fresh(self, item: tuple[Candidate, tuple[int, ...]]) -> tuple[str, Artifact]:
+        """Export a candidate that is not the teacher's own, with the bits of its layers."""
+        candidate, known = item
+        return candidate.key, self.export_block(candidate, _block(candidate, {}), known)
+
+    def export_block(self, candidate: Candidate, module: nn.Module, known: tuple[int, ...]) -> Artifact:
+        def bits(graph: Graph, scheme: QuantScheme) -> dict[str, int]:
+            return bits_of_layers(graph, scheme, known=known)
+
+        return self.export(candidate.key, module, candidate.input_shape, candidate.scheme, True, bits, known)
 
     def export(
         self,
         key: str,
-        build: Callable[[], nn.Module],
+        module: nn.Module,
         input_shape: tuple[int, int, int],
         scheme: QuantScheme,
         integer_ends: bool,
@@ -198,9 +213,8 @@ class _Writer:
         known: Sequence[int] = (),
     ) -> Artifact:
         """Write a file; `known` are the bits of `bits` that the scheme alone does not tell."""
-        with self._alone:
-            graph = trace(build(), input_shape)
-        form, _ = form_of(scheme, self.choose, self.file_format)
+        graph = trace(module, input_shape)
+        form = self.forms[scheme]
         path = self.folder / f"{_file_name(key, form, known)}.{self.file_format}"
         if scheme.is_float:
             return write_file(graph, path, name=key)

@@ -19,6 +19,8 @@ from qaedge.nn.packing import pack
 from qaedge.nn.quantize import MOVES, QuantizedGraph, Scale
 
 OPSET, IR_VERSION = 21, 10  # read by every runtime since ONNX Runtime 1.18
+#: Who a file says wrote it.
+PRODUCER = "qaedge"
 #: Bits of weights that are packed; the least of a file -> opset and IR version that have the type.
 PACKED = (4, 2)
 VERSIONS = {4: (21, 10), 2: (25, 13)}
@@ -100,7 +102,7 @@ class _Writer:
             initializer=list(self.initializers.values()),
         )
         opset, model_version = VERSIONS.get(self.least_bits, (OPSET, IR_VERSION))
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name="qaedge")
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], producer_name=PRODUCER)
         model.ir_version = model_version
         onnx.checker.check_model(model)
         return model

@@ -7,12 +7,10 @@ second run does only what is missing.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import multiprocessing
 import os
 import queue
-import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +38,7 @@ from qaedge.nn.recipe import NEAREST, Bench, Quantized, quantize
 from qaedge.nn.rounded import rounded_path
 from qaedge.nn.teacher import Teacher, load_teacher
 from qaedge.nn.tracing import trace
+from qaedge.nn.workers import END_S, end_with, uninterrupted
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
@@ -48,8 +47,6 @@ from qaedge.units import parse_bytes
 
 #: The key of an `Origin` in the metadata of a weights file.
 ORIGIN = "qaedge-origin"
-#: How long a process may take to end by itself [s].
-END_S = 5.0
 #: Images, at most, that the starting weights of a block's candidates are solved on.
 STARTED = 8
 
@@ -160,27 +157,6 @@ def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterato
         yield from _run(workspace, space, folder, tasks, count, total)
 
 
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait while processes are started: one that is interrupted half way leaves a worker without its task.
-
-    The mask is what workers inherit: Ctrl-C is the parent's to answer, also while they still import torch. It
-    does not keep Python from hearing it through another thread, such as a queue's; the handler does.
-    """
-    in_main = threading.current_thread() is threading.main_thread()
-    missed: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: missed.append(number)) if in_main else None
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-        if in_main:
-            signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
-            if missed:
-                signal.raise_signal(signal.SIGINT)
-
-
 def _run(
     workspace: Workspace, space: SearchSpace, folder: Path, tasks: list[Task], count: int, total: int
 ) -> Iterator[Step]:
@@ -196,7 +172,7 @@ def _run(
     failed: list[str] = []
     done = finished = 0
     try:
-        with _uninterrupted():
+        with uninterrupted():
             for worker in workers:
                 worker.start()
         while finished < len(tasks):
@@ -248,7 +224,7 @@ def _check_alive(workers: list[BaseProcess]) -> None:
 
 def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, results: Any, parent: int) -> None:
     """A worker process: until the queue says None."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -271,13 +247,6 @@ def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, 
 def _why(error: Exception) -> str:
     """Return an exception's type and its first line."""
     return f"{type(error).__name__}: {(str(error).splitlines() or ['no more is known'])[0]}"
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: nobody would hear of its results."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 class _Bench:

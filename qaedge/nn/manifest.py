@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 
-import qaedge
 from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
 from qaedge.files import write_json
+from qaedge.machine import Machine, this_machine, versions
 from qaedge.nn.data import VOID
 from qaedge.nn.parity import Parity
 from qaedge.nn.sessions import Session
@@ -72,7 +70,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     `weights` tells how many bits the weights of how many layers have, and in which type they lie; `loading` what to do
     with them when the file is loaded, nothing for most files; `smallest_bytes` the size of the smallest file that
-    holds this network, for each format that it was built in.
+    holds this network, for each format that it was built in. `machine` and `versions` are what wrote and checked it.
     """
 
     file: str
@@ -94,6 +92,7 @@ class Manifest(msgspec.Struct, frozen=True):
     predicted: Predicted
     parity: Parity
     versions: dict[str, str]
+    machine: Machine
     weights: tuple[StoredWeights, ...] = ()
     loading: str = ""
     smallest_bytes: dict[str, int] = {}
@@ -150,11 +149,8 @@ def write_manifest(
             loss=architecture.loss,
         ),
         parity=release.parity,
-        versions={
-            "qaedge": qaedge.__version__,
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("torch", *PACKAGES[artifact.format], "numpy")},
-        },
+        versions=versions("torch", *PACKAGES[artifact.format], "numpy"),
+        machine=this_machine(),
         weights=release.weights,
         loading=loading(release.weights),
         smallest_bytes=release.smallest_bytes,

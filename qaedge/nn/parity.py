@@ -29,7 +29,8 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 #: format -> how alike torch and its runtime are. LiteRT's own kernels round in fixed point. Of a whole network one
-#: value that lies between two steps, rounded otherwise, grows through fifty layers: on small images to half a percent.
+#: value that lies between two steps, rounded otherwise, grows through fifty layers: where kernels sum in float, to more
+#: than half a percent on small images.
 BOUNDS = {"onnx": Bounds(0.999, 0.99), "tflite": Bounds(0.995, 0.99)}
 
 
@@ -52,7 +53,7 @@ def block_parity(network: QuantizedGraph, artifact: Artifact, inputs: Iterable[T
     Args:
         network: the block as it was scored.
         artifact: its file, written with `integer_ends`.
-        inputs: float tensors [1, channels, height, width].
+        inputs: float tensors [1, channels, height, width], at least one.
     """
     session = load_file(Path(artifact.path))
     given, out = network.scale_of("input"), network.scale_of(network.graph.output)

@@ -162,7 +162,9 @@ def _scored_file(
     return data, file
 
 
-def worst_block(network: QuantizedGraph, teacher: Teacher, images: Tensor, form: str, suffix: str = ".onnx") -> float:
+def worst_block(
+    network: QuantizedGraph, teacher: Teacher, images: Tensor, form: str, suffix: str = ".onnx"
+) -> float | None:
     """Export each block of a network by itself, INT8 in and out, and compare it with torch.
 
     Args:
@@ -173,16 +175,20 @@ def worst_block(network: QuantizedGraph, teacher: Teacher, images: Tensor, form:
         suffix: of the format.
 
     Returns:
-        The least share of outputs, over blocks, that are at most one quantization step apart.
+        The least share of outputs, over blocks, that are at most one quantization step apart; None where no block
+        stands alone, so that none was compared.
     """
     parts = {block.name: part_of(network, top_modules(teacher.module, block.path)) for block in teacher.blocks}
     inputs: dict[str, list[Tensor]] = {name: [] for name in parts}
-    wanted = {part.given: name for name, part in parts.items() if part is not None}
-    shares = [1.0]
+    readers: dict[str, list[str]] = {}  # tensor -> the blocks that it goes into
+    for name, part in parts.items():
+        if part is not None:
+            readers.setdefault(part.given, []).append(name)
+    shares: list[float] = []
 
-    def note(name: str, x: Tensor) -> None:
-        if name in wanted:
-            inputs[wanted[name]].append(x)
+    def note(tensor: str, x: Tensor) -> None:
+        for name in readers.get(tensor, ()):
+            inputs[name].append(x)
 
     with torch.no_grad():
         for image in images:
@@ -192,5 +198,7 @@ def worst_block(network: QuantizedGraph, teacher: Teacher, images: Tensor, form:
             if part is None:  # its ends are not on grids of their own: the whole network's check has to do
                 continue
             artifact = write_file(part.network, Path(folder) / f"{name}{suffix}", form, integer_ends=True)
-            shares.append(block_parity(part.network, artifact, inputs[name]).within_one_step or 0.0)
-    return min(shares)
+            found = block_parity(part.network, artifact, inputs[name]).within_one_step
+            assert found is not None
+            shares.append(found)
+    return min(shares, default=None)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from qaedge.errors import InvalidFile, MissingExtra
 from qaedge.files import read_bytes
+from qaedge.nn.litert_greeting import hear
 
 
 class TfliteSession:
@@ -21,6 +22,7 @@ class TfliteSession:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError as error:
             raise MissingExtra("tflite", "ai-edge-litert") from error
+        hear(Interpreter)
         try:
             self._interpreter = Interpreter(model_content=read_bytes(path), num_threads=threads)
             self._interpreter.allocate_tensors()

@@ -123,6 +123,7 @@ def test_the_manifest_says_what_the_file_is(chain):
     assert found.output.classes[0] == "sky" and len(found.output.classes) == found.output.shape[1] == 8
     assert (found.scheme, found.format, found.space_hash) == ("w7a8", "onnx", chain.space.hash)
     assert list(found.architecture) == ["stage1", "stage3", "head"]
+    assert found.machine.processor and {"qaedge", "python", "torch", "onnxruntime"} <= found.versions.keys()
     assert found.architecture["head"] == "poolcontext_k1_c8+logits_c8 w7a8"
     assert found.teacher == load_teacher(chain.workspace).digest
     assert found.parity.same_class is not None and found.parity.same_class >= 0.995 and found.parity.images == 4

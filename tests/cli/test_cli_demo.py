@@ -41,6 +41,8 @@ def test_the_demo_ends_in_figures_and_a_picture_and_goes_on_where_it_was(tmp_pat
         assert kept[network]["latency_s"] > 0
         name = "teacher" if network == "baseline" else "student"
         assert kept[network]["size_bytes"] == (folder / f"{name}.onnx").stat().st_size
+    assert kept["machine"]["processor"] and kept["machine"]["cores"] >= 1 and kept["machine"]["system"]
+    assert {"qaedge", "python", "torch", "onnxruntime"} <= kept["versions"].keys() and kept["date"][:2] == "20"
     assert kept["predicted_latency_s"] > 0 and kept["seconds"] > 0
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import msgspec
 import numpy as np
@@ -209,4 +210,26 @@ def test_a_kind_that_cannot_run_is_named_with_its_operator_and_runtime(both, qae
     assert ran.status == 1
     assert "poolcontext_k1_c8+logits_c8" in ran.out and "'mean'" in ran.out and "tflite" in ran.out
     assert "stage3" not in ran.out, "what runs is not listed"
-    assert "do not run on local" in ran.err
+    assert "On local, tflite does not run 1 of 5 kinds of candidates (1 of 10 candidates)." in " ".join(ran.err.split())
+
+
+def test_kinds_that_blocks_share_are_counted_for_each_and_the_teacher_for_none(qaedge, monkeypatch, tmp_path):
+    """Two blocks of the same shapes: their candidates are the same files."""
+    from qaedge.nn.tflite_operators import EMITTERS
+
+    stages = "".join(f'[[block]]\nname = "{n}"\nexpansions = [2, 6]\nschemes = ["w7a8"]\n' for n in ("one", "two"))
+    write_project(tmp_path, space=f'name = "shared"\n{stages}')
+    file = tmp_path / "qaedge.toml"
+    text = file.read_text().replace("depth = 0.34", "depth = 1.0").replace("teacher.safetensors", "")
+    file.write_text(re.sub(r"stage1 = .*\n.*\n.*\n", 'one = "features[5:6]"\ntwo = "features[6:7]"\n', text))
+    ran = qaedge("space", "check", "--runtime", "tflite", "--json", "--project", file)
+    assert ran.status == 0, ran.err
+    rows = json.loads(ran.out)
+    counts = {name: [row["candidates"] for row in rows if row["block"] == name] for name in ("one", "two", "")}
+    assert counts[""] == [0] and sum(counts["one"]) == sum(counts["two"]) == 3
+
+    monkeypatch.delitem(EMITTERS, "add")
+    ran = qaedge("space", "check", "--runtime", "tflite", "--project", file)
+    said = " ".join(ran.err.split())
+    assert ran.status == 1 and "(6 of 6 candidates), the whole teacher (w7a8)." in said
+    assert ran.out.count("one ") == ran.out.count("two ") >= 1

@@ -41,6 +41,7 @@ def test_both_formats_in_one_run(files, qaedge):
     said = " ".join(ran.out.split())
     assert "local: each with its runtime, threads: 1" in said
     assert its["runtime_version"] in said and f"onnxruntime {ours['runtime_version']}" in said
+    assert "delegate of net.tflite: XNNPACK, 1 of 1 operators" in said and "delegate of net.onnx" not in said
 
 
 def test_without_xnnpack(files, qaedge):
@@ -50,12 +51,21 @@ def test_without_xnnpack(files, qaedge):
 
 
 @pytest.mark.parametrize(
-    ("runtime", "left", "says"), [("onnx", "net.tflite", "'tflite'"), ("tflite", "net.onnx", "'onnx'")]
+    ("runtime", "left", "says"), [("onnx", "net.tflite", "tflite"), ("tflite", "net.onnx", "onnx")]
 )
 def test_a_format_alone_leaves_the_other_out(runtime, left, says, files, qaedge):
     ran = qaedge("bench", "net.onnx", "net.tflite", "--json", "--runtime", runtime)
     assert ran.status == 1 and len(json.loads(ran.out)) == 1
-    assert f"1 of 2 files were not measured: {left}." in ran.err and f"{says} files are measured by" in ran.err
+    assert f"1 of 2 files were not measured: {left}." in ran.err
+    assert f"net.{says} is a {says} file" in ran.err and f"Give --runtime {says}, or --runtime both" in ran.err
+
+
+def test_a_file_of_another_format_alone_is_one_error(files, qaedge):
+    ran = qaedge("bench", "net.tflite", "--runtime", "onnx", "--quiet")
+    said = " ".join(ran.err.split())
+    assert ran.status == 1 and ran.out == ""
+    assert said.startswith("error: net.tflite is a tflite file. Those are measured by tflite, and here local")
+    assert "Give --runtime tflite" in said and said.count("net.tflite") == 1
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -72,10 +82,13 @@ def test_given_inputs_serve_both(kind, files, qaedge):
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (np.ones(SHAPE), "The input 'input' takes float32; given: float64"),
+        (
+            np.ones(SHAPE),
+            "The input 'input' takes float32 [1, 16, 24, 24]; given: float64 [1, 16, 24, 24]",
+        ),
         (
             np.ones((1, 16, 24, 23), np.float32),
-            "The input 'input' has the dimensions [1, 16, 24, 24]; given: [1, 16, 24, 23]",
+            "The input 'input' takes float32 [1, 16, 24, 24]; given: float32 [1, 16, 24, 23]",
         ),
     ],
     ids=["type", "shape"],
@@ -85,6 +98,13 @@ def test_inputs_that_do_not_fit_are_told_for_each_file(value, says, files, qaedg
     ran = qaedge("bench", "net.onnx", "net.tflite", "--inputs", "given.npz")
     assert ran.status == 1 and " ".join(ran.err.split()).count(says) == 2
     assert "error: 2 of 2 files were not measured" in ran.err
+    assert "times" not in ran.err and "damaged" not in ran.err, "it is not tried again, and the files are not to blame"
+    assert ran.err.count("numpy.savez") == 1
+
+    ran = qaedge("bench", "net.tflite", "--inputs", "given.npz", "--quiet")
+    said = " ".join(ran.err.split())
+    assert ran.status == 1 and said.startswith("error: net.tflite") and said.count(says) == 1
+    assert "warning" not in said and "numpy.savez" in said
 
 
 @pytest.mark.parametrize(

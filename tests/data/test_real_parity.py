@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from qaedge.nn.deeplab import deeplabv3_mobilenetv2
 from qaedge.nn.export import as_written, write_file
 from qaedge.nn.parity import BOUNDS, network_parity
 from qaedge.nn.quantize import calibrate
+from qaedge.nn.sessions import load_file
 from qaedge.nn.tracing import trace
 from qaedge.nn.weights import load_weights
 
@@ -28,7 +30,9 @@ def images(split: Path, count: int, size: tuple[int, int]) -> list[torch.Tensor]
     return [torch.from_numpy(x.astype(np.float32) / 127.5 - 1).permute(2, 0, 1)[None] for x in loaded]
 
 
-SIZES = [(360, 480), (120, 160), (181, 241)]
+SIZES = [(360, 480), (120, 160), (181, 241), (97, 129)]
+#: At least this share of pixels gets the same class from any two of torch, ONNX Runtime and LiteRT.
+SAME = 0.99
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["x".join(map(str, size)) for size in SIZES])
@@ -45,10 +49,17 @@ def test_the_files_of_the_real_teacher_give_the_classes_that_torch_gives(size, q
         kinds.append(("net.tflite", "s8s8"))
     except ImportError:
         pass
+    compared = images(qaedge_data / "camvid" / "val", COMPARED, size)
+    with torch.no_grad():
+        classes = {"torch": [quantized(x).argmax(1).numpy() for x in compared]}
     for name, form in kinds:
         artifact = write_file(quantized, tmp_path / name, form)
-        found = network_parity(
-            as_written(quantized, tmp_path / name), artifact, images(qaedge_data / "camvid" / "val", COMPARED, size)
-        )
+        found = network_parity(as_written(quantized, tmp_path / name), artifact, compared)
         assert found.same_class is not None and found.same_class >= BOUNDS[artifact.format].network, (name, found)
-        assert found.same_class >= (0.995 if size == SIZES[0] else 0.99), (name, found)
+        # TFLite ends in integers, and is held against torch that does so, too: what is left are single roundings.
+        assert found.same_class >= 0.999, (name, found)
+        session = load_file(tmp_path / name)
+        classes[name] = [session.run(x).argmax(1) for x in compared]
+    for one, other in itertools.combinations(classes, 2):
+        same = float(np.mean([np.mean(a == b) for a, b in zip(classes[one], classes[other], strict=True)]))
+        assert same >= SAME, (one, other, same)

@@ -107,9 +107,9 @@ def test_a_file_that_none_fits_is_told_with_both(device, target, relu, monkeypat
     with AgentSession(device, target) as session:
         only = msgspec.structs.replace(RUNTIMES["onnxruntime"], formats=())
         monkeypatch.setitem(RUNTIMES, "onnxruntime", only)
-        with pytest.raises(CandidateFailed, match=r"measured by tensorrt, and .* is described with onnxruntime"):
+        with pytest.raises(CandidateFailed, match=r"measured by tensorrt, and here .* measures with onnxruntime"):
             runtime_for(session, relu(4))
-        with pytest.raises(CandidateFailed, match=r"measured by tflite, and .* is described with onnxruntime"):
+        with pytest.raises(CandidateFailed, match=r"measured by tflite, and here .* measures with onnxruntime"):
             runtime_for(session, msgspec.structs.replace(relu(4), format="tflite"))
         with pytest.raises(CandidateFailed, match="no runtime measures 'tfl' files") as caught:
             runtime_for(session, msgspec.structs.replace(relu(4), format="tfl"))

@@ -125,8 +125,8 @@ def test_given_inputs_are_what_runs_and_stand_in_the_row(device, target, quick, 
     ("inputs", "says"),
     [
         ({"y": np.ones((1, 4), np.float32)}, "No values for the input 'x'. The file's inputs: x; given: y"),
-        ({"x": np.ones((1, 4))}, "The input 'x' takes float32; given: float64"),
-        ({"x": np.ones((4,), np.float32)}, "The input 'x' has the dimensions [1, 4]; given: [4]"),
+        ({"x": np.ones((1, 4))}, "The input 'x' takes float32 [1, 4]; given: float64 [1, 4]"),
+        ({"x": np.ones((4,), np.float32)}, "The input 'x' takes float32 [1, 4]; given: float32 [4]"),
     ],
     ids=["name", "type", "shape"],
 )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import functools
+
+import safetensors.torch
 import torch
 from does import Does
+from tiny_scenes import trained_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qaedge.candidate import QuantScheme
+from qaedge.nn.data import open_split
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.quantize import QuantizedGraph, calibrate
 from qaedge.nn.teacher import Teacher, cut
 from qaedge.nn.tracing import trace
+from qaedge.project import DataConfig
 
 Shape = tuple[int, int, int]
 
@@ -89,11 +95,21 @@ OTHERS = {
 }
 
 
+@functools.lru_cache(1)
 def small_deeplab() -> Teacher:
-    torch.manual_seed(0)
-    network = deeplabv3_mobilenetv2(classes=5, width=0.25, depth=0.34, head_channels=16)
-    # Deep random networks fade away; a gain in each projection keeps the classes apart.
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-    return cut(settled(network, IMAGE), stage_paths(0.34), IMAGE, "digest")
+    """A small DeepLabV3 that was trained a little, so that its classes are as far apart as those of real ones."""
+    network = deeplabv3_mobilenetv2(classes=8, width=0.25, depth=0.34, head_channels=16)
+    network.load_state_dict(safetensors.torch.load(trained_weights()))
+    return cut(network, stage_paths(0.34), IMAGE, "digest")
+
+
+def pictures(count: int, split: str = "val", size: tuple[int, int] = IMAGE[1:]) -> list[Tensor]:
+    """Generated scenes, as the small DeepLabV3 was trained on."""
+    scenes = open_split(DataConfig("scenes", *size, count=32), None, split)
+    return [scenes.preprocess(scenes.image(number)[None]) for number in range(count)]
+
+
+def deeplab_of(bits: int, size: tuple[int, int] = IMAGE[1:]) -> QuantizedGraph:
+    """The small DeepLabV3 for images of a size, calibrated on scenes, its weights of so many bits."""
+    graph = trace(small_deeplab().module, (3, *size))
+    return calibrate(graph, pictures(8, "train", size), QuantScheme(bits, 8)).freeze()

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_samples import IMAGE, SPECS, noise, settled, small_deeplab
+from export_samples import IMAGE, SPECS, noise, pictures, settled, small_deeplab
 from torch import nn
 
 from qaedge.candidate import BlockSpec, QuantScheme
@@ -78,8 +78,8 @@ def test_a_network_of_mixed_bits_computes_what_torch_scored(tmp_path):
     teacher = small_deeplab()
     graph = trace(teacher.module, IMAGE)
     mixed = {node.name: (8, 4, 2)[i % 3] for i, node in enumerate(n for n in graph.nodes if n.weight)}
-    network = calibrate(graph, noise(IMAGE), QuantScheme(8, 8), mixed).freeze()
-    images = noise(IMAGE, 4, seed=3)
+    network = calibrate(graph, pictures(8, "train"), QuantScheme(8, 8), mixed).freeze()
+    images = pictures(4)
     for path in (tmp_path / "net.onnx", tmp_path / "net.tflite"):
         if path.suffix == ".onnx":
             compared, artifact = network, write_onnx(network, path, "u8s8")

@@ -260,7 +260,7 @@ def test_any_exception_of_a_candidate_is_told_with_its_type(copy, monkeypatch):
     keep_rows(copy, lambda r: r.block == "head")
     tasks = missing_tasks(copy.workspace, copy.space)[:2]
     monkeypatch.setattr(library, "_Bench", _Broken)
-    monkeypatch.setattr(library, "_end_with", lambda parent: None)
+    monkeypatch.setattr(library, "end_with", lambda parent: None)
     waiting: Any = queue.Queue()
     results: Any = queue.Queue()
     for task in (*tasks, None):

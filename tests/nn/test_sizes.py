@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
@@ -94,6 +96,25 @@ def test_built_networks_are_as_large_as_predicted(filled, file_format, tmp_path)
     assert {key: apart for key, apart in layers.items() if apart} == {}, (
         "what is exported to be timed has the bits of what is built"
     )
+
+
+def test_two_processes_write_what_one_writes(filled):
+    workspace, teacher, space = filled
+
+    def steps(processes: int):
+        return export_candidates(workspace, teacher, space, choose, processes=processes)
+
+    alone = [step.result for step in steps(1)]
+    last = Path(alone[-1][1].path)
+    last.unlink()
+    together = steps(2)
+    found = [next(together).result]
+    until = time.monotonic() + 120.0
+    while not last.exists() and time.monotonic() < until:  # the helper's: this process is held here
+        time.sleep(0.05)
+    assert last.exists()
+    found += [step.result for step in together]
+    assert found == alone and {key for key, _ in found} >= {candidate.key for candidate in space.unique()}
 
 
 def test_what_was_measured_with_other_layers_is_measured_again(filled):
