@@ -237,6 +237,10 @@ class Workspace:
         """The latency table of a device."""
         return self.results / device / "latency.jsonl"
 
+    def size_file(self, device: str) -> Path:
+        """Sizes of files as a device wants them, of what was not measured there."""
+        return self.results / device / "sizes.jsonl"
+
     @property
     def artifacts(self) -> Path:
         """Exported candidates, named by their content."""
