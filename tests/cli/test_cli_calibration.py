@@ -14,7 +14,6 @@ from tiny_scenes import write_project
 from qaedge.project import Workspace
 
 
-
 def spoil(folder: Path, change) -> None:
     """Change the teacher's weights: name -> tensor."""
     path = folder / "teacher.safetensors"
