@@ -183,17 +183,23 @@ def run(
         with WholeNetworks(workspace, devices, wait_s, quiet) as held:
             ended = turns.take_turns(held, asked, terms, verify, apart, show=not as_json)
         problems, verified, taken = ended.problems, ended.verified, ended.turns
-    drawn = rivals.front(problems, metric) if plot else []
-    front = rivals.front(problems, *metrics) if pareto else drawn
+    with report.waiting("the whole front", quiet):
+        drawn = rivals.front(problems, metric) if plot else []
+        front = rivals.front(problems, *metrics) if pareto else drawn
     if pareto and not (output or plot or verify):
         if as_json:
             report.json_out({"teacher": problems[0].teacher, **found.front_json(front, metrics)})
         else:
             found.show_front(front, metrics, summed, quiet)
         return
-    networks = verified[:top] or rivals.top(problems, metric, top, apart)
-    won = networks[0]
-    limits = rivals.sensitivities(problems, won)
+    with report.waiting("searching", quiet) as wait_for:
+
+        def tell(count: int) -> None:
+            wait_for.what = f"{count} of {top} networks" if count < top else "what each limit costs"
+
+        networks = verified[:top] or rivals.top(problems, metric, top, apart, tell=tell)
+        won = networks[0]
+        limits = rivals.sensitivities(problems, won)
     chosen = [one.problem.architecture(one.choice) for one in networks]
     files = [numbered(output, number) for number in range(len(networks))] if output else []
     for path, each in zip(files, chosen, strict=False):
