@@ -136,6 +136,7 @@ class Waiting:
         self.title, self.what = plain(title), ""
 
     def __str__(self) -> str:
+        """Say both."""
         return f"{self.title}: {plain(self.what)}" if self.what else self.title
 
 

@@ -145,7 +145,8 @@ def _tables(workspace: Workspace, device: str, runtime: str, by_size: bool) -> l
         if runtime not in FORMATS:
             raise UsageError(f"--runtime {runtime!r} is none.", f"Known: {', '.join(FORMATS)}, {BOTH}, {BEST}.")
         return [LatencyTable.read(path, device, runtime)]
-    tables = [LatencyTable.read(path, device, name) for name in FORMATS]
+    rows = list(LatencyTable.store(path).rows())  # once for both
+    tables = [LatencyTable(device, rows, name) for name in FORMATS]
     there = [table for table in tables if table.rows]
     if by_size and not there and runtime == BEST:
         return tables
