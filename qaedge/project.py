@@ -225,6 +225,11 @@ class Workspace:
         """The space resolved against the teacher."""
         return self.results / "space.json"
 
+    @property
+    def activations_json(self) -> Path:
+        """What lies in memory inside the teacher's own blocks, beside the space; see `search.activations.own_key`."""
+        return self.results / "space.activations.json"
+
     def loss_file(self, origin: str) -> Path:
         """The loss table of a teacher; `origin` is `SearchSpace.origin`."""
         return self.results / origin / "loss.jsonl"

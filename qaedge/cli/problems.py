@@ -9,7 +9,7 @@ import msgspec
 from qaedge import report
 from qaedge.cli import found
 from qaedge.cli.asked import Asked
-from qaedge.cli.resolve import saved_space
+from qaedge.cli.resolve import own_activations, saved_space
 from qaedge.cli.sizes import size_table
 from qaedge.errors import NotMeasured, UsageError
 from qaedge.fingerprint import Difference
@@ -101,6 +101,7 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
                         with_peaks=asked.has_peak,
                         z=terms.margin,
                         sizes=sizes,
+                        own_peaks=own_activations(workspace) if asked.has_peak else None,
                     )
                 )
             except NotMeasured as error:
@@ -192,7 +193,7 @@ def tell_of_rows(problems: list[SpaceProblem], quiet: bool) -> None:
             counts = ", ".join(f"{count} in {block}" for block, count in each.unknown.items())
             report.warn(
                 f"candidates of which nobody knows the peak memory are left out{kind}: {counts}. "
-                "A space does not tell what is inside the teacher's own blocks."
+                "Nobody looked into the teacher's own blocks yet, or they cannot be exported. See: qaedge space"
             )
         for metric, count in each.doubtful.items():
             candidates = "candidate was" if count == 1 else "candidates were"

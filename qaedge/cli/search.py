@@ -58,7 +58,10 @@ def run(
     peak_memory: Annotated[
         str | None,
         typer.Option(
-            "--peak-memory", metavar="LIMIT", help="Such as 300KiB: activations of any one layer.", show_default=False
+            "--peak-memory",
+            metavar="LIMIT",
+            help="Such as 300KiB or 50%: activations of any one layer.",
+            show_default=False,
         ),
     ] = None,
     fix: Annotated[

@@ -60,7 +60,7 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
         left_out: block -> how many of its candidates lack a row in some table; only where any do.
         unknown: block -> how many of its candidates have a peak of memory that nobody knows; only where any do.
         doubtful: metric -> how many candidates kept have a measurement with doubts; only where any do.
-        teacher: metric -> what the whole teacher costs, measured.
+        teacher: metric -> what the whole teacher costs: measured, and computed where it is the peak of memory.
         margins: metric -> how uncertain it is; limits are kept with that much to spare.
         is_float: whether its networks are in float; else they are in integers.
         losses: of each block, the plain block loss of each candidate kept [n]; the arrays hold what is summed of them.
@@ -213,6 +213,7 @@ def build_problem(
     z: float = 0.0,
     influence: Influence | None = None,
     sizes: SizeTable | None = None,
+    own_peaks: Mapping[str, int] | None = None,
 ) -> SpaceProblem:
     """Turn a space and its tables into arrays.
 
@@ -233,6 +234,7 @@ def build_problem(
             bad block counts for more than several that are slightly worse.
         influence: weighs block losses instead, by what they do to the whole network.
         sizes: what sizes are taken from; None: the first of the latency tables.
+        own_peaks: what the teacher's own blocks have in memory, as `peak_bytes` takes it.
         is_float: networks in float, or in integers; None: as the space's first candidate.
         selection: which candidates may be chosen; None: all.
         z: how many standard errors of its prediction a network stays below a limit on latency.
@@ -257,6 +259,11 @@ def build_problem(
         whole, parts = sized.origin(space, kind)
         teacher[SIZE] = float(whole.size_bytes)
         base[SIZE] = float(whole.size_bytes - sum(row.size_bytes for row in parts))
+    if with_peaks:
+        owns = [block.candidates[block.own(kind) or 0] for block in space.blocks]
+        peaks = [peak for own in owns if (peak := peak_bytes(own, own_peaks)) is not None]
+        if len(peaks) == len(owns):
+            teacher[PEAK_MEMORY] = float(max(peaks))
     blocks, kept, plain = [], [], []
     left_out: dict[str, int] = {}
     unknown: dict[str, int] = {}
@@ -268,7 +275,7 @@ def build_problem(
         if len(indices) < len(wanted):
             left_out[block.name] = len(wanted) - len(indices)
         if with_peaks:
-            indices, options = _with_peaks(block, indices, options, unknown)
+            indices, options = _with_peaks(block, indices, options, unknown, own_peaks)
         plain.append(options.losses)
         summed = _weighed(block, indices, losses, influence) if influence else options.losses**power
         blocks.append(msgspec.structs.replace(options, losses=summed))
@@ -310,17 +317,21 @@ def _margin(space: SearchSpace, table: LatencyTable, kind: bool, kept: Sequence[
 
 
 def _with_peaks(
-    block: Block, indices: tuple[int, ...], options: Options, unknown: dict[str, int]
+    block: Block,
+    indices: tuple[int, ...],
+    options: Options,
+    unknown: dict[str, int],
+    own_peaks: Mapping[str, int] | None,
 ) -> tuple[tuple[int, ...], Options]:
     """Add the peaks of memory, and leave out the candidates of which nobody knows it; add to `unknown`."""
-    peaks = [peak_bytes(block.candidates[index]) for index in indices]
+    peaks = [peak_bytes(block.candidates[index], own_peaks) for index in indices]
     known = [at for at, peak in enumerate(peaks) if peak is not None]
     if len(known) < len(indices):
         unknown[block.name] = len(indices) - len(known)
     if not known:
         raise NotMeasured(
             f"Nobody knows the peak memory of any candidate of block {block.name}.",
-            "A space does not tell what is inside the teacher's own blocks: add other candidates, or lift that limit.",
+            "Run qaedge space, which looks into the teacher's own blocks; or lift that limit.",
         )
     values = np.array([float(peak) for peak in peaks if peak is not None])
     costs = {metric: column[known] for metric, column in options.costs.items()}
