@@ -118,14 +118,19 @@ def _damaged(path: Path, expected: str, error: Exception) -> InvalidFile:
 
 
 def missing_tasks(workspace: Workspace, space: SearchSpace) -> list[Task]:
-    """Return what the loss table lacks, block by block."""
+    """Return what the loss table lacks, block by block; a row whose files are gone is lacking, too."""
     table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     tasks: dict[tuple[str, BlockSpec], list[QuantScheme]] = {}
     for block in space.blocks:
         for candidate in block.candidates:
-            if not table.has(block.name, candidate):
+            if not table.has(block.name, candidate) or not _files_of(workspace, table.row(block.name, candidate)):
                 tasks.setdefault((block.name, candidate.spec), []).append(candidate.scheme)
     return [Task(block, spec, tuple(schemes)) for (block, spec), schemes in tasks.items()]
+
+
+def _files_of(workspace: Workspace, row: LossRow) -> bool:
+    """Whether the weights that a row was scored with are there."""
+    return all((workspace.results / name).exists() for name in (row.weights, row.rounded) if name)
 
 
 def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterator[Step]:

@@ -172,17 +172,28 @@ def load_network(
 class _Place(msgspec.Struct, frozen=True):
     """A block of a student: where its distilled weights lie, its path in the network, and what was chosen for it.
 
-    `bits` are those of its layers as they were scored, where its scheme alone does not tell them.
+    `bits` are those of its layers as they were scored, where its scheme alone does not tell them; `is_rounded`: it was
+    scored with weights that a recipe rounded.
     """
 
     weights: Path
     path: str
     candidate: Candidate
     bits: tuple[int, ...]
+    is_rounded: bool
 
     def rounded(self, network: nn.Module) -> QuantizedGraph | None:
-        """Return the block as it was scored; None where it has other weights by now, or was rounded to the nearest."""
+        """Return the block as it was scored; None where it has other weights by now, or was rounded to the nearest.
+
+        Raises MissingFile where the rounded weights are gone, and InvalidFile where they are damaged.
+        """
         if not has_rounded(self.weights, self.candidate.scheme):
+            if self.is_rounded:
+                raise MissingFile(
+                    f"The rounded weights of {self.candidate.spec} ({self.candidate.scheme}) are not in "
+                    f"{self.weights.parent} any more.",
+                    "Run: qaedge distill",
+                )
             return None
         if self.candidate.spec.is_own:
             module = submodule(network, self.path)
@@ -224,6 +235,7 @@ class Quantizer:
                 teacher.block(block.name).path,
                 candidate,
                 losses.sensitive_bits(block.name, candidate),
+                losses.has(block.name, candidate) and bool(losses.row(block.name, candidate).rounded),
             )
             for block, candidate in zip(space.blocks, architecture.candidates(space), strict=True)
         ]

@@ -14,7 +14,7 @@ from tiny_scenes import SPACE, space_of, write_project
 
 from qaedge.architecture import Architecture, BlockChoice
 from qaedge.candidate import QuantScheme
-from qaedge.errors import DataError, InvalidFile, TeacherError, UsageError
+from qaedge.errors import DataError, InvalidFile, MissingFile, TeacherError, UsageError
 from qaedge.nn.assemble import assemble
 from qaedge.nn.distill import Sample, score
 from qaedge.nn.features import Features
@@ -316,3 +316,17 @@ def test_rounded_weights_that_do_not_fit_are_named(filled, tmp_path):
         load_rounded(weights, scheme, graph)
     path.unlink()
     assert load_rounded(weights, scheme, graph) is None
+
+
+def test_rounded_weights_that_are_gone_are_not_made_up(filled, tmp_path):
+    workspace, teacher, space = filled
+    folder = tmp_path / "copy"
+    shutil.copytree(workspace.root, folder)
+    copy = Workspace.open(folder / "qaedge.toml")
+    architecture = architecture_of(space, "w4a8", 1)
+    weights = weights_path(copy, space, "stage3", architecture.candidates(space)[1].spec)
+    for path in weights.parent.glob(f"{weights.stem}.w4a8.*"):
+        path.unlink()
+    quantizer = Quantizer(copy, teacher, space, architecture, open_splits(copy)[0], lambda bits: ("u8u8", ""))
+    with pytest.raises(MissingFile, match=r"rounded weights of .* \(w4a8\) are not in [^\n]*\nRun: qaedge distill"):
+        quantizer.quantize(assemble(copy, teacher, space, architecture))
