@@ -231,6 +231,8 @@ def test_a_student_holds_the_integers_that_were_scored(filled, scheme, index):
     quantizer = Quantizer(workspace, teacher, space, architecture, train, lambda bits: ("u8u8", ""))
     network = quantizer.quantize(student)
     candidate = architecture.candidates(space)[1]
+    recipe = LossTable(rows(workspace, space)).row("stage3", candidate).recipe
+    assert quantizer.recipes == {"stage1": NEAREST, "stage3": recipe, "head": NEAREST}
     bench = bench_of(filled, index)
     stored = load_rounded(weights_path(workspace, space, "stage3", candidate.spec), candidate.scheme, bench.graph)
     nodes = [n for n in nodes_in(network.graph, top_modules(student, teacher.block("stage3").path)) if n.weight]
@@ -243,6 +245,7 @@ def test_a_student_holds_the_integers_that_were_scored(filled, scheme, index):
         for _name, parameter in student.named_parameters():
             parameter += 0.01 * parameter.std() if parameter.numel() > 1 else 0
     anew = quantizer.quantize(student)
+    assert quantizer.recipes["stage3"] == f"{recipe}, anew"
     same = [torch.equal(anew.integers(n)[0], network.integers(n)[0]) for n in nodes]
     assert not all(same)
     assert [anew.bits_of(n) for n in nodes] == [network.bits_of(n) for n in nodes], "as they were scored"
