@@ -5,7 +5,7 @@ from __future__ import annotations
 from qaedge import report
 from qaedge.cli.form import choose_for
 from qaedge.cli.resolve import need_nn, resolve
-from qaedge.device import load_device
+from qaedge.device import load_device, load_devices, table_name
 from qaedge.errors import NotMeasured
 from qaedge.layer_bits import LayerBits
 from qaedge.probes import origin_network
@@ -47,7 +47,10 @@ def size_table(workspace: Workspace, space: SearchSpace, device: str, file_forma
             "The sizes of some candidates are not known, and the project has changed since its space was made.",
             "The space is renewed by now. Run: qaedge distill",
         )
-    choose = choose_for(load_device(device), workspace)
+    # Boards that share a table are asked by the first of them: what they have in common has no address.
+    boards = load_devices(workspace.project.device)
+    asked = boards[0] if table_name(boards) == device else load_device(device)
+    choose = choose_for(asked, workspace)
     steps = export_candidates(workspace, teacher, space, choose, missing, file_format)
     for step in report.progress(steps, f"sizes as {file_format}", quiet):
         key, artifact = step.result
