@@ -28,6 +28,7 @@ _NUMBER = re.compile(r"^[1-9][0-9]{0,5}$")
 _REPEAT = re.compile(r"^r([0-9]+)_(.+)$")
 _MOST_REPEATS = 1000
 _SCHEME = re.compile(r"^w(?P<weights>[2-8][0-9a-z.]*)a(?P<activations>8)$")
+_OTHER_ACTIVATIONS = re.compile(r"^(?P<weights>w[2-8][0-9a-z.]*)a(?P<activations>[0-9]+)$")
 _MIX = re.compile(r"^([2-8])(?:dw([2-8]))?(?:fl([2-8]))?(?:s([1-9][0-9]?))?$")
 _LIST = re.compile(r"^[2-8](?:\.[2-8])+$")
 #: What a family of schemes is, for a number of weight bits: all layers alike; depthwise ones kept at 8, whose few
@@ -199,6 +200,12 @@ class QuantScheme(msgspec.Struct, frozen=True, omit_defaults=True):
         match = _SCHEME.match(text)
         mix = _parse_mix(match["weights"]) if match else None
         if match is None or mix is None:
+            others = _OTHER_ACTIVATIONS.match(text)
+            if others is not None and others["activations"] != "8" and _parse_mix(others["weights"][1:]) is not None:
+                raise UsageError(
+                    f"{text!r} has activations of {others['activations']} bits, which no runtime here holds.",
+                    f"Activations have 8 bits: {others['weights']}a8. docs/schemes.md tells why.",
+                )
             raise UsageError(
                 f"{text!r} is not a quantization scheme.",
                 "Known: fp32, w8a8, w7a8, w4a8, w2a8, w4dw8a8 (depthwise layers at 8 bits), w4fl8a8 (first and last), "

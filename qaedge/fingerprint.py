@@ -67,8 +67,12 @@ def strangers(measurements: Mapping[str, Measurement]) -> dict[str, tuple[Differ
         if measurement.started_at > known.started_at:
             newest[measurement.device] = measurement
     states = {device: fingerprint_of(measurement) for device, measurement in newest.items()}
-    found = {key: differences(fingerprint_of(m), states[m.device]) for key, m in measurements.items()}
-    return {key: several for key, several in found.items() if several}
+    found = {}
+    for key, measurement in measurements.items():
+        state, wanted = fingerprint_of(measurement), states[measurement.device]
+        if state != wanted and (several := differences(state, wanted)):  # most are equal, which is told at once
+            found[key] = several
+    return found
 
 
 def _value(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from typing import Any
@@ -86,8 +87,9 @@ class Measurement(msgspec.Struct, frozen=True):
         samples = self.samples_s
         if not samples:
             raise MeasurementError(f"A measurement of {self.sha256[:12]} on {self.device} has no samples.")
-        bad = [s for s in (*samples, self.load_s, self.first_run_s) if not (math.isfinite(s) and s > 0)]
-        if bad:
+        values = (*samples, self.load_s, self.first_run_s)
+        if not all(map(math.isfinite, values)) or min(values) <= 0:
+            bad = [s for s in values if not (math.isfinite(s) and s > 0)]
             raise MeasurementError(f"A measurement of {self.sha256[:12]} on {self.device} holds the value {bad[0]!r}.")
         for name in ("reference_s", "instructions", "cycles", "energy_j"):
             value = getattr(self, name)
@@ -102,7 +104,7 @@ class Measurement(msgspec.Struct, frozen=True):
     @property
     def samples_s(self) -> tuple[float, ...]:
         """All samples, in the order taken, each scaled as its round is [s per inference]."""
-        return tuple(s for samples in self._scaled for s in samples)
+        return tuple(itertools.chain.from_iterable(self._scaled))
 
     @property
     def loads(self) -> int:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from qaedge.errors import MissingExtra
 from qaedge.files import write_atomic
+from qaedge.metric import SIZE, format_cost, kind_of
 from qaedge.report import plain
-from qaedge.units import format_seconds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,28 +25,31 @@ def front_plot(
     chosen: tuple[float, float] | None = None,
     teacher: tuple[float, float] | None = None,
     title: str = "Every network on the front",
-    limit_s: float | None = None,
+    limit: float | None = None,
     summed: str = "block loss",
+    metric: str = "latency",
 ) -> None:
-    """Draw a front, what is summed of its blocks against latency, as PNG.
+    """Draw a front, what is summed of its blocks against latency or size, as PNG.
 
     Args:
         path: where the picture goes; written whole or not at all.
-        points: (latency [s], summed loss) of every network on the front.
+        points: (latency [s] or size [bytes], summed loss) of every network on the front.
         chosen: the point that was chosen; marked and labeled.
         teacher: the teacher itself in the same scheme; marked and labeled.
         title: what is shown, and where it was measured.
-        limit_s: the limit on latency [s], a vertical line.
+        limit: on latency [s] or size [bytes], a vertical line.
         summed: what the losses are sums of.
+        metric: what the front is over.
 
     Raises:
         MissingExtra: matplotlib is not installed.
         DiskFull: there is no space for the picture.
     """
     figure, axes = _figure(8, 5)
+    factor, unit = (1 / 1024, "KiB") if metric == SIZE else (1e3, "ms")
     ordered = sorted(points)
     axes.step(
-        [1e3 * latency for latency, _ in ordered],
+        [factor * cost for cost, _ in ordered],
         [loss for _, loss in ordered],
         where="post",
         color="#9db4cf",
@@ -54,31 +57,30 @@ def front_plot(
         zorder=1,
     )
     axes.scatter(
-        [1e3 * latency for latency, _ in ordered],
+        [factor * cost for cost, _ in ordered],
         [loss for _, loss in ordered],
         s=max(6, min(28, 4000 / max(1, len(ordered)))),
         color="#2f6db5",
         label=f"on the front: {len(ordered)} networks",
         zorder=2,
     )
-    if limit_s is not None:
-        axes.axvline(
-            1e3 * limit_s, color="#777777", linestyle="--", linewidth=1.2, label=f"limit: {format_seconds(limit_s)}"
-        )
+    if limit is not None:
+        label = f"limit: {format_cost(metric, limit)}"
+        axes.axvline(factor * limit, color="#777777", linestyle="--", linewidth=1.2, label=label)
     for point, name, marker, color in ((teacher, "teacher", "s", "#444444"), (chosen, "chosen", "*", "#d1372e")):
         if point is not None:
             axes.scatter(
-                [1e3 * point[0]],
+                [factor * point[0]],
                 [point[1]],
                 s=260 if marker == "*" else 70,
                 marker=marker,
                 color=color,
                 edgecolors="white",
                 linewidths=1.0,
-                label=f"{name}: {format_seconds(point[0])}, loss {point[1]:.3g}",
+                label=f"{name}: {format_cost(metric, point[0])}, loss {point[1]:.3g}",
                 zorder=4,
             )
-    _finish(axes, title, "predicted latency [ms]", f"summed {summed} (0: a copy of the teacher)")
+    _finish(axes, title, f"predicted {kind_of(metric)} [{unit}]", f"summed {summed} (0: a copy of the teacher)")
     _write(figure, path)
 
 

@@ -225,6 +225,11 @@ class Workspace:
         """The space resolved against the teacher."""
         return self.results / "space.json"
 
+    @property
+    def activations_json(self) -> Path:
+        """What lies in memory inside the teacher's own blocks, beside the space; see `search.activations.own_key`."""
+        return self.results / "space.activations.json"
+
     def loss_file(self, origin: str) -> Path:
         """The loss table of a teacher; `origin` is `SearchSpace.origin`."""
         return self.results / origin / "loss.jsonl"
@@ -236,6 +241,10 @@ class Workspace:
     def latency_file(self, device: str) -> Path:
         """The latency table of a device."""
         return self.results / device / "latency.jsonl"
+
+    def size_file(self, device: str) -> Path:
+        """Sizes of files as a device wants them, of what was not measured there."""
+        return self.results / device / "sizes.jsonl"
 
     @property
     def artifacts(self) -> Path:

@@ -6,9 +6,11 @@ or NO_COLOR is set, and no text from outside can carry markup or control charact
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO, TypeVar
@@ -25,6 +27,8 @@ T = TypeVar("T")
 
 #: Without a terminal, a line of progress at most this often [s].
 PLAIN_INTERVAL_S = 10.0
+#: What takes no longer than this shows no progress [s].
+PATIENCE_S = 2.0
 #: Width of a table that is not shown on a terminal: nothing is folded or cut.
 _PIPED_WIDTH = 10_000
 #: On a terminal, no column of words is narrower than this, unless its words are shorter.
@@ -150,6 +154,53 @@ def result_of(steps: Generator[Step, None, T], title: str, quiet: bool = False) 
     for _ in progress(told(), title, quiet):
         pass
     return kept[0]
+
+
+class Waiting:
+    """What a wait is about, as it goes on: `what` is shown beside its title."""
+
+    def __init__(self, title: str) -> None:
+        """Begin with the title alone."""
+        self.title, self.what = plain(title), ""
+
+    def __str__(self) -> str:
+        """Say both."""
+        return f"{self.title}: {plain(self.what)}" if self.what else self.title
+
+
+@contextlib.contextmanager
+def waiting(title: str, quiet: bool = False) -> Iterator[Waiting]:
+    """Show, where what is inside takes more than two seconds, that it goes on; set `what` of what is given.
+
+    For work that is mostly over at once, and so large sometimes that one would ask. A spinner on a terminal; otherwise
+    a line after two seconds, and every ten from then on.
+    """
+    told, ended = Waiting(title), threading.Event()
+    if quiet:
+        yield told
+        return
+    watcher = threading.Thread(target=_watch, args=(told, ended, sys.stderr.isatty()), daemon=True)
+    watcher.start()
+    try:
+        yield told
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _watch(told: Waiting, ended: threading.Event, terminal: bool) -> None:
+    began = time.monotonic()
+    if ended.wait(PATIENCE_S):
+        return
+    if terminal:
+        with _console(sys.stderr).status(str(told)) as shown:
+            while not ended.wait(0.2):
+                shown.update(f"{told}, {_elapsed(time.monotonic() - began)}")
+        return
+    while True:
+        _stderr(f"{told}, {_elapsed(time.monotonic() - began)}")
+        if ended.wait(PLAIN_INTERVAL_S):
+            return
 
 
 def _stderr(text: str) -> None:

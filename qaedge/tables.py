@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -17,6 +18,8 @@ from qaedge.network_key import FITTED, HELD_OUT, network_of
 from qaedge.probes import origin_network, probes
 from qaedge.space import SearchSpace
 from qaedge.store import Store
+
+R = TypeVar("R")
 
 
 class LossRow(msgspec.Struct, frozen=True):
@@ -240,19 +243,24 @@ class LatencyTable:
 
         Each block is in the first such scheme that it has, in the whole teacher as alone. Raises NotMeasured.
         """
-        owns = []
-        for block in space.blocks:
-            place = block.own(is_float)
-            if place is None:
-                kind = "float" if is_float else "integers"
-                raise NotMeasured(
-                    f"The space does not hold the teacher's own {block.name} in {kind}.",
-                    "A network is in float or in integers as a whole: give each block the same kinds of schemes.",
-                )
-            owns.append(block.candidates[place])
-        mixed = None if is_float else origin_network(space)
-        whole = self.row(mixed[0]) if mixed else self.anchor(space, str(owns[0].scheme))
-        return whole, [self.row(own.key) for own in owns]
+        return own_rows(space, is_float, self.row)
+
+
+def own_rows(space: SearchSpace, is_float: bool, row: Callable[[str], R]) -> tuple[R, list[R]]:
+    """Return what `row` gives for the keys of the whole teacher and of each of its own blocks; raise NotMeasured."""
+    owns = []
+    for block in space.blocks:
+        place = block.own(is_float)
+        if place is None:
+            kind = "float" if is_float else "integers"
+            raise NotMeasured(
+                f"The space does not hold the teacher's own {block.name} in {kind}.",
+                "A network is in float or in integers as a whole: give each block the same kinds of schemes.",
+            )
+        owns.append(block.candidates[place])
+    mixed = None if is_float else origin_network(space)
+    whole = row(mixed[0] if mixed else anchor_key(space, str(owns[0].scheme)))
+    return whole, [row(own.key) for own in owns]
 
 
 def table_keys(space: SearchSpace) -> set[str]:

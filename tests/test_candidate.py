@@ -153,11 +153,10 @@ def test_convolutions_are_counted(text, count):
         "",
         "w8",
         "w9a8",
-        "w8a4",
         "int8",
         "W8A8",
-        "w8a16",
         "fp16",
+        "w4dwa16",
         "w8dw8a8",
         "w8dw4a8",
         "w4dwa8",
@@ -175,6 +174,12 @@ def test_convolutions_are_counted(text, count):
 )
 def test_what_is_not_a_scheme_is_refused(text):
     with pytest.raises(UsageError, match=r"not a quantization scheme\.\nKnown: fp32, w8a8"):
+        QuantScheme.parse(text)
+
+
+@pytest.mark.parametrize(("text", "advice"), [("w8a16", "w8a8"), ("w4a4", "w4a8"), ("w4dw8s1a16", "w4dw8s1a8")])
+def test_activations_that_no_runtime_holds_are_told(text, advice):
+    with pytest.raises(UsageError, match=f"has activations of .* bits, which no runtime here holds[^$]*: {advice}"):
         QuantScheme.parse(text)
 
 

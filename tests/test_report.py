@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -127,3 +128,28 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch):
 def test_json_out_is_indented_and_ends_with_a_line_break(capsys):
     report.json_out({"a": (1, 2.5), "b": Step(1, 2, "x")})
     assert capsys.readouterr().out.endswith('"warning": ""\n  }\n}\n')
+
+
+def test_a_wait_is_told_once_it_is_long_and_what_it_is_at(monkeypatch):
+    said: list[str] = []
+    spoke = threading.Event()
+
+    def hear(text: str) -> None:
+        said.append(text)
+        spoke.set()
+
+    monkeypatch.setattr(report, "_stderr", hear)
+    with report.waiting("searching"):
+        pass
+    assert said == [], "it was over at once"
+    monkeypatch.setattr(report, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(report, "PLAIN_INTERVAL_S", 0.0)
+    with report.waiting("searching") as told:
+        told.what = "3 of\x1b 5"
+        spoke.clear()
+        assert spoke.wait(60) and (spoke.clear() or spoke.wait(60))
+    assert said[-1] == "searching: 3 of 5, 0:00"
+    before = len(said)
+    with report.waiting("searching", quiet=True):
+        pass
+    assert len(said) == before

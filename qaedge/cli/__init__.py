@@ -3,7 +3,7 @@
 Exit status: 0 done, 1 an error the user can fix, 2 wrong usage, 3 slower than the baseline,
 4 not decided, 130 interrupted.
 
-A command module is imported at every start, so it imports nothing heavy at its top: numpy, torch
+A command module is imported where it is called or helps, so it imports nothing heavy at its top: numpy, torch
 and the runtimes come inside `run`.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
+import importlib.util
 import inspect
 import io
 import os
@@ -25,51 +27,38 @@ import typer
 
 import qaedge
 from qaedge import report
-from qaedge.cli import (
-    bench,
-    build,
-    compare,
-    demo,
-    device_add,
-    device_check,
-    device_lock,
-    device_noise,
-    device_reset,
-    device_setup,
-    device_tune,
-    device_unlock,
-    devices,
-    distill,
-    export,
-    history,
-    init,
-    profile,
-    report_page,
-    search,
-    space,
-    space_check,
-    table_check,
-    teacher_check,
-    teacher_train,
-)
 from qaedge.errors import DiskFull, QaedgeError, UsageError
+
+
+def _command(name: str) -> ModuleType:
+    """Return the module of a command; it is executed when it is first looked into, which most commands never are."""
+    full = f"{__name__}.{name}"
+    if full not in sys.modules:
+        spec = importlib.util.find_spec(full)
+        assert spec is not None and spec.loader is not None
+        spec.loader = importlib.util.LazyLoader(spec.loader)
+        sys.modules[full] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[full])
+        setattr(sys.modules[__name__], name, sys.modules[full])
+    return sys.modules[full]
+
 
 #: Each verb, in the order in which one meets them. A module has `run`, whose docstring is the help,
 #: and EXAMPLES, the lines below it.
 COMMANDS: dict[str, ModuleType] = {
-    "demo": demo,
-    "init": init,
-    "space": space,
-    "distill": distill,
-    "profile": profile,
-    "search": search,
-    "build": build,
-    "export": export,
-    "bench": bench,
-    "compare": compare,
-    "history": history,
-    "report": report_page,
-    "devices": devices,
+    "demo": _command("demo"),
+    "init": _command("init"),
+    "space": _command("space"),
+    "distill": _command("distill"),
+    "profile": _command("profile"),
+    "search": _command("search"),
+    "build": _command("build"),
+    "export": _command("export"),
+    "bench": _command("bench"),
+    "compare": _command("compare"),
+    "history": _command("history"),
+    "report": _command("report_page"),
+    "devices": _command("devices"),
 }
 
 #: Verbs that belong to a noun: `qaedge teacher check`. A noun that is a command, too, runs where no verb follows.
@@ -77,25 +66,28 @@ NOUNS: dict[str, tuple[str, dict[str, ModuleType]]] = {
     "device": (
         "Make a board ready to be measured on, and look after it.",
         {
-            "add": device_add,
-            "setup": device_setup,
-            "check": device_check,
-            "tune": device_tune,
-            "reset": device_reset,
-            "noise": device_noise,
-            "lock": device_lock,
-            "unlock": device_unlock,
+            "add": _command("device_add"),
+            "setup": _command("device_setup"),
+            "check": _command("device_check"),
+            "tune": _command("device_tune"),
+            "reset": _command("device_reset"),
+            "noise": _command("device_noise"),
+            "lock": _command("device_lock"),
+            "unlock": _command("device_unlock"),
         },
     ),
-    "space": ("", {"check": space_check}),
-    "table": ("Ask how true a table is.", {"check": table_check}),
+    "space": ("", {"check": _command("space_check")}),
+    "table": ("Ask how true a table is.", {"check": _command("table_check")}),
     "teacher": (
         "Look at, or train, the network that everything is measured against.",
-        {"check": teacher_check, "train": teacher_train},
+        {"check": _command("teacher_check"), "train": _command("teacher_train")},
     ),
 }
 
 INTERRUPTED = 130
+#: How often Python looks for cycles among its objects (`gc.set_threshold`): as often as it does by itself, a tenth of a
+#: short command's time would go into that.
+_RARELY = (50_000, 20, 20)
 _PLAIN_HELP = {"help_option_names": ["-h", "--help"]}
 
 
@@ -135,11 +127,11 @@ def _examples(module: ModuleType) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {text}" for text in module.EXAMPLES)
 
 
-def build_app() -> typer.Typer:
-    """Return the whole command line, as typer sees it."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """Return the whole command line, as typer sees it; with `only`, of its commands that one."""
     app = _group()
     app.callback()(_root)
-    for name in dict.fromkeys([*COMMANDS, *NOUNS]):
+    for name in dict.fromkeys([*COMMANDS, *NOUNS]) if only is None else (only,):
         if name not in NOUNS:
             _add(app, name, COMMANDS[name])
             continue
@@ -194,6 +186,7 @@ def run(arguments: list[str] | None = None) -> int:
 
 def main() -> None:
     """Run the command line of this process and end it with the right exit status."""
+    gc.set_threshold(*_RARELY)
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _show_warning
     sys.excepthook = _report_bug
@@ -201,7 +194,9 @@ def main() -> None:
 
 
 def _invoke(arguments: list[str] | None) -> int:
-    command = typer.main.get_command(build_app())
+    first = next(iter(sys.argv[1:] if arguments is None else arguments), None)
+    # Building the others would take longer than most commands do.
+    command = typer.main.get_command(build_app(first if first in {*COMMANDS, *NOUNS} else None))
     # The base of typer's own "wrong usage" errors; typer gives it no public name.
     wrong_usage: type[Exception] = typer.BadParameter.__bases__[0]
     try:

@@ -69,6 +69,9 @@ def run(
         _rows(found, named),
         title=f"{found.scheme} as {found.form} ({found.form_reason}), {format_bytes(found.size_bytes)}",
     )
+    anew = [f"{block} ({recipe})" for block, recipe in found.recipes.items() if recipe.endswith("anew")]
+    if anew:
+        report.note(f"Fine-tuned weights were rounded by the steps they were scored with: {', '.join(anew)}.", quiet)
     kept = {"quantized": "after quantization-aware"}.get(found.kept, found.kept)
     report.note(f"Kept: {kept} fine-tuning. Next: qaedge export {named}", quiet)
 

@@ -7,6 +7,8 @@ import msgspec
 from qaedge import report
 from qaedge.cli import options
 from qaedge.cli.resolve import need_nn, resolve
+from qaedge.cli.steps import show_steps, steps_of
+from qaedge.gains import StepGain
 from qaedge.project import Workspace
 from qaedge.tables import LossTable
 
@@ -22,6 +24,13 @@ class BlockRow(msgspec.Struct, frozen=True):
     median: float
     greatest: float
     own: float
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What the loss table holds of the space: by block, and what each step of quantization gains, by scheme."""
+
+    blocks: tuple[BlockRow, ...]
+    steps: tuple[StepGain, ...]
 
 
 def run(project: options.Project = None, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
@@ -57,8 +66,9 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         losses = sorted(table.row(block.name, c).loss for c in block.candidates)
         own = table.row(block.name, block.candidates[0]).loss
         rows.append(BlockRow(block.name, len(losses), losses[0], losses[len(losses) // 2], losses[-1], own))
+    steps = steps_of(space, table)
     if as_json:
-        report.json_out(rows)
+        report.json_out(Summary(tuple(rows), tuple(steps)))
         return
     report.table(
         ("block", ">rows", ">least loss", ">median", ">greatest", ">teacher's own, quantized"),
@@ -68,3 +78,4 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         ],
         title="Block losses after quantization (0: the teacher's features, 1: only their mean)",
     )
+    show_steps(steps)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qaedge import plots, report
-from qaedge.metric import PEAK_MEMORY, SIZE, format_cost, latency_on, title
+from qaedge.metric import PEAK_MEMORY, SIZE, format_cost, kind_of, title
 from qaedge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -39,13 +39,12 @@ def show_rivals(won: Contestant, problems: list[SpaceProblem], metric: str) -> N
             rows.append(
                 (
                     kind_of_file(problem),
-                    format_seconds(same.costs[metric]),
-                    format_bytes(round(same.costs[SIZE])),
+                    *(format_cost(m, same.costs[m]) for m in dict.fromkeys((metric, SIZE))),
                     chosen,
                 )
             )
     report.line()
-    report.table(("this network as", ">latency", ">size", ""), rows)
+    report.table(("this network as", *(f">{kind_of(m)}" for m in dict.fromkeys((metric, SIZE))), ""), rows)
 
 
 def show_choice(
@@ -94,7 +93,7 @@ def show_choice(
         ("", ">loss", *(f">{title(metric)}" for metric in metrics)),
         [
             (
-                "teacher, measured",
+                "teacher, measured" if found.latencies else "teacher",
                 f"{teacher.loss:.4f}" if teacher else None,
                 *(format_cost(m, found.teacher[m]) if m in found.teacher else None for m in metrics),
             ),
@@ -227,13 +226,13 @@ def show_front(front: list[Contestant], metrics: Sequence[str], loss: str, quiet
 
 
 def front_json(front: list[Contestant], metrics: Sequence[str]) -> dict[str, object]:
-    """Return a front as `--json` prints it, the first metric being the latency; nothing where none was asked for."""
+    """Return a front as `--json` prints it, the first metric being what decides; nothing where none was asked for."""
     if not front:
         return {}
     return {
         "front": [
             {
-                "latency_s": c.choice.costs[metrics[0]],
+                **({"latency_s": c.choice.costs[metrics[0]]} if metrics[0] != SIZE else {}),
                 "size_bytes": round(c.choice.costs[SIZE]),
                 **({"costs": {m: c.choice.costs[m] for m in metrics}} if len(metrics) > 1 else {}),
                 "loss": c.choice.loss,
@@ -246,11 +245,12 @@ def front_json(front: list[Contestant], metrics: Sequence[str]) -> dict[str, obj
     }
 
 
-def draw(path: Path, won: Contestant, front: list[Contestant], device: str, summed: str) -> None:
-    """Draw a front, with the chosen network and the teacher in it."""
+def draw(path: Path, won: Contestant, front: list[Contestant], metric: str, summed: str) -> None:
+    """Draw a front over a metric, with the chosen network and the teacher in it."""
     from qaedge.search.rivals import Contestant
 
-    metric, found = latency_on(device), won.problem
+    found = won.problem
+    where = metric.partition("@")[2]
     own = found.own()
     limit = {c.metric: c.limit for c in found.problem.constraints}.get(metric)
     plots.front_plot(
@@ -258,7 +258,9 @@ def draw(path: Path, won: Contestant, front: list[Contestant], device: str, summ
         [(c.choice.costs[metric], c.score) for c in front],
         chosen=(won.choice.costs[metric], won.score),
         teacher=(found.teacher[metric], Contestant(found, own).score) if own else None,
-        title=f"Space {found.space.name}: {found.space.networks:,} networks, the best of them on {device}",
-        limit_s=limit,
+        title=f"Space {found.space.name}: {found.space.networks:,} networks, the best of them"
+        + (f" on {where}" if where else " by size"),
+        limit=limit,
+        metric=metric,
         summed="block loss" if summed == "loss" else summed,
     )

@@ -9,7 +9,8 @@ import msgspec
 from qaedge import report
 from qaedge.cli import found
 from qaedge.cli.asked import Asked
-from qaedge.cli.resolve import saved_space
+from qaedge.cli.resolve import own_activations, saved_space
+from qaedge.cli.sizes import size_table
 from qaedge.errors import NotMeasured, UsageError
 from qaedge.fingerprint import Difference
 from qaedge.influence import Influence, influence_rows
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 BEST = "best"
 #: The words for networks in float, and for those in integers of whatever bits.
 FLOAT, INTEGERS = "float", "integers"
+#: What searches where nothing was measured.
+_BY_SIZE = "qaedge search --by size"
 
 
 class Terms(msgspec.Struct, frozen=True):
@@ -38,6 +41,8 @@ class Terms(msgspec.Struct, frozen=True):
         runtime: a format, BEST, or empty: what was measured.
         precision: FLOAT, INTEGERS, schemes with commas between, or empty: whichever is best.
         fix, forbid: see `Selection`.
+        by_size: what was not measured on the device is searched without its latency.
+        quiet: show no progress.
     """
 
     power: float | None = None
@@ -46,12 +51,15 @@ class Terms(msgspec.Struct, frozen=True):
     precision: str = ""
     fix: tuple[str, ...] = ()
     forbid: tuple[str, ...] = ()
+    by_size: bool = False
+    quiet: bool = False
 
 
 def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, warn: bool = True) -> list[SpaceProblem]:
     """Return the problem of each kind of file that is asked for and was measured, all with the same limits.
 
-    With `warn`, say where a table holds rows of several states of the device.
+    Where `terms` go by size and nothing was measured, their only metric is the size, and a limit on latency is not
+    applied. With `warn`, say where a table holds rows of several states of the device.
 
     Raises:
         NotMeasured: a table that lacks what the search needs.
@@ -66,13 +74,17 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
     if not losses.rows:
         raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
     influence = _influence(workspace, space, terms)
-    tables = _tables(workspace, device, terms.runtime)
+    tables = _tables(workspace, device, terms.runtime, terms.by_size)
     made, refused = [], []
     for table in tables:
+        sizes = (
+            None if table.rows or not terms.by_size else size_table(workspace, space, device, table.format, terms.quiet)
+        )
         others = {
             name: LatencyTable.read(workspace.latency_file(name), name, table.format) for name in asked.devices[1:]
         }
-        for each in (table, *others.values()):
+        latencies = {} if sizes else {device: table, **others}
+        for each in latencies.values():
             if warn:
                 _warn_of_mixed(each, space)
         for is_float in kinds:
@@ -81,20 +93,29 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
                     build_problem(
                         space,
                         losses,
-                        {device: table, **others},
+                        latencies,
                         power=terms.power or 1.0,
                         influence=influence,
                         is_float=is_float,
                         selection=selection,
                         with_peaks=asked.has_peak,
                         z=terms.margin,
+                        sizes=sizes,
+                        own_peaks=own_activations(workspace) if asked.has_peak else None,
                     )
                 )
             except NotMeasured as error:
+                if not table.rows and not sizes:
+                    error = NotMeasured(error.message, f"{error.hint}\nOr search without its latency: {_BY_SIZE}")
                 refused.append(error)
     # What is named has to be there; of what is not, one kind of file is enough.
     if refused and (not made or (terms.runtime and terms.runtime not in (BEST, BOTH)) or terms.precision):
         raise refused[0]
+    if warn and not made[0].latencies and asked.project_latency:
+        report.warn(
+            f"the project's limit on latency, {asked.project_latency}, is not applied: nothing was measured on "
+            f"{device}. Measure it: {tables[0].command}"
+        )
     constraints = asked.constraints(made)
     return [problem.limited(constraints) for problem in made]
 
@@ -113,8 +134,11 @@ def _influence(workspace: Workspace, space: SearchSpace, terms: Terms) -> Influe
     return Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
 
 
-def _tables(workspace: Workspace, device: str, runtime: str) -> list[LatencyTable]:
-    """Return the tables that a word stands for: of one format, or of each that was measured."""
+def _tables(workspace: Workspace, device: str, runtime: str, by_size: bool) -> list[LatencyTable]:
+    """Return the tables that a word stands for: of one format, or of each that was measured.
+
+    By size, files may be chosen between that were not measured.
+    """
     path = workspace.latency_file(device)
     if runtime == BOTH:
         runtime = BEST
@@ -122,8 +146,11 @@ def _tables(workspace: Workspace, device: str, runtime: str) -> list[LatencyTabl
         if runtime not in FORMATS:
             raise UsageError(f"--runtime {runtime!r} is none.", f"Known: {', '.join(FORMATS)}, {BOTH}, {BEST}.")
         return [LatencyTable.read(path, device, runtime)]
-    tables = [LatencyTable.read(path, device, name) for name in FORMATS]
+    rows = list(LatencyTable.store(path).rows())  # once for both
+    tables = [LatencyTable(device, rows, name) for name in FORMATS]
     there = [table for table in tables if table.rows]
+    if by_size and not there and runtime == BEST:
+        return tables
     if runtime == BEST and len(there) == 1:
         absent = next(table for table in tables if not table.rows)
         raise NotMeasured(
@@ -166,7 +193,7 @@ def tell_of_rows(problems: list[SpaceProblem], quiet: bool) -> None:
             counts = ", ".join(f"{count} in {block}" for block, count in each.unknown.items())
             report.warn(
                 f"candidates of which nobody knows the peak memory are left out{kind}: {counts}. "
-                "A space does not tell what is inside the teacher's own blocks."
+                "Nobody looked into the teacher's own blocks yet, or they cannot be exported. See: qaedge space"
             )
         for metric, count in each.doubtful.items():
             candidates = "candidate was" if count == 1 else "candidates were"

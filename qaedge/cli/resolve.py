@@ -80,6 +80,15 @@ def note_fake(devices: Iterable[Device], quiet: bool) -> None:
             report.note(f"{device.name} is a fake board: its numbers are made up, and true of no device.", quiet)
 
 
+def has_nn() -> bool:
+    """Whether torch, and what comes with it, is installed."""
+    try:
+        need_nn()
+    except MissingExtra:
+        return False
+    return True
+
+
 def need_nn() -> None:
     """Raise MissingExtra where torch, or what comes with it, is not installed."""
     for module, package in _NN_PACKAGES.items():
@@ -100,6 +109,7 @@ def resolve(workspace: Workspace, untrained: bool = False) -> tuple[Teacher, Sea
     Raises MissingExtra, and what is wrong with the files of the project.
     """
     need_nn()
+    from qaedge.nn.live import own_alive
     from qaedge.nn.teacher import load_teacher, resolve_space
 
     written = SpaceFile.read(workspace.space_file)  # before the teacher: a typing error shows at once
@@ -110,6 +120,7 @@ def resolve(workspace: Workspace, untrained: bool = False) -> tuple[Teacher, Sea
         warn_untrained(workspace)
     space = resolve_space(teacher, written, workspace.project.data)
     space.save(workspace.space_json)
+    write_json(workspace.activations_json, own_alive(teacher))
     write_json(_inputs_file(workspace), inputs)
     return teacher, space
 
@@ -125,10 +136,20 @@ def warn_untrained(workspace: Workspace) -> None:
 def current_space(workspace: Workspace) -> SearchSpace:
     """Return the resolved space, from its file where that still holds; a damaged one is made anew."""
     SpaceFile.read(workspace.space_file)
-    if workspace.space_json.exists() and not changed(workspace, untrained=not _was_trained(workspace)):
+    # An older version did not look into the teacher's blocks; where torch is, that is made up for.
+    is_whole = workspace.activations_json.exists() or not has_nn()
+    if is_whole and workspace.space_json.exists() and not changed(workspace, untrained=not _was_trained(workspace)):
         with contextlib.suppress(InvalidFile):
             return SearchSpace.load(workspace.space_json)
     return resolve(workspace, untrained=True)[1]
+
+
+def own_activations(workspace: Workspace) -> dict[str, int]:
+    """Return what is known of the memory that the teacher's own blocks take; nothing where they were not looked at."""
+    try:
+        return decode_json(workspace.activations_json, dict[str, int])
+    except MissingFile:
+        return {}
 
 
 def saved_space(workspace: Workspace) -> SearchSpace:

@@ -14,7 +14,7 @@ from qaedge.cli.problems import Terms, problems_of, summed_as, tell_of_rows
 from qaedge.cli.whole import WholeNetworks
 from qaedge.device import load_devices, table_name
 from qaedge.errors import UsageError
-from qaedge.metric import latency_on
+from qaedge.metric import SIZE, latency_on
 from qaedge.project import Workspace
 from qaedge.units import parse_seconds
 
@@ -29,6 +29,7 @@ EXAMPLES = (
     "qaedge search --latency 25ms --verify 3",
     "qaedge search --pareto --json",
     "qaedge search --pareto --over size",
+    "qaedge search --by size --size 1.0MiB",
 )
 #: Beyond this, one block is all that counts, and sums of losses lose what the others add.
 MOST_POWER = 10.0
@@ -36,6 +37,8 @@ MOST_POWER = 10.0
 MARGIN = 1.64
 #: Networks that are listed beside the best, at most: each has to be apart from all before.
 MOST_LISTED = 100
+#: What decides between networks of equal loss, and what a front is over.
+LATENCY = "latency"
 #: Beyond this, one standard error or a thousand of them make no difference.
 MOST_MARGIN = 10.0
 
@@ -55,7 +58,10 @@ def run(
     peak_memory: Annotated[
         str | None,
         typer.Option(
-            "--peak-memory", metavar="LIMIT", help="Such as 300KiB: activations of any one layer.", show_default=False
+            "--peak-memory",
+            metavar="LIMIT",
+            help="Such as 300KiB or 50%: activations of any one layer.",
+            show_default=False,
         ),
     ] = None,
     fix: Annotated[
@@ -81,6 +87,14 @@ def run(
         list[str] | None,
         typer.Option(metavar="METRIC", help="The front of --pareto is over size, too, or latency@DEVICE; repeatable."),
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            metavar="METRIC",
+            help="latency or size: what decides between networks of equal loss, and what a front is over. By size, or "
+            "with --size, nothing needs to be measured.",
+        ),
+    ] = LATENCY,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="Save the chosen network.")] = None,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the front as PNG.")] = None,
     power: Annotated[
@@ -142,7 +156,7 @@ def run(
 
     Reads what `qaedge distill` and `qaedge profile` have written; torch is not needed. Says when no
     network keeps the limits, and by how much they are missed. With --verify the device is asked, too, and
-    torch is needed to export what it measures.
+    torch is needed to export what it measures. By size alone, files that were not measured are exported and counted.
     """
     from qaedge.search import rivals
 
@@ -155,11 +169,14 @@ def run(
     workspace = Workspace.open(project)
     name = table_name(load_devices(device or workspace.project.device))
     asked = Asked(name, workspace, tuple(latency or ()), size, peak_memory)
-    terms = Terms(power, margin, runtime, precision, tuple(fix or ()), tuple(forbid or ()))
+    if by not in (LATENCY, SIZE):
+        raise UsageError(f"--by {by!r} is none.", f"Known: {LATENCY}, {SIZE}.")
+    by_size = not asked.needs_latency and not verify and (by == SIZE or size is not None or SIZE in (over or ()))
+    terms = Terms(power, margin, runtime, precision, tuple(fix or ()), tuple(forbid or ()), by_size, quiet)
     problems = problems_of(workspace, name, asked, terms)
     tell_of_rows(problems, quiet)
     summed = summed_as(workspace, problems[0].space, terms)
-    metric = latency_on(name)
+    metric = latency_on(name) if by == LATENCY and problems[0].latencies else SIZE
     metrics = _over(metric, tuple(over or ()), problems, pareto)
     apart = min(differ, len(problems[0].space.blocks))
     taken: tuple[turns.Turn, ...] = ()
@@ -169,23 +186,29 @@ def run(
         with WholeNetworks(workspace, devices, wait_s, quiet) as held:
             ended = turns.take_turns(held, asked, terms, verify, apart, show=not as_json)
         problems, verified, taken = ended.problems, ended.verified, ended.turns
-    drawn = rivals.front(problems, metric) if plot else []
-    front = rivals.front(problems, *metrics) if pareto else drawn
+    with report.waiting("the whole front", quiet):
+        drawn = rivals.front(problems, metric) if plot else []
+        front = rivals.front(problems, *metrics) if pareto else drawn
     if pareto and not (output or plot or verify):
         if as_json:
             report.json_out({"teacher": problems[0].teacher, **found.front_json(front, metrics)})
         else:
             found.show_front(front, metrics, summed, quiet)
         return
-    networks = verified[:top] or rivals.top(problems, metric, top, apart)
-    won = networks[0]
-    limits = rivals.sensitivities(problems, won)
+    with report.waiting("searching", quiet) as wait_for:
+
+        def tell(count: int) -> None:
+            wait_for.what = f"{count} of {top} networks" if count < top else "what each limit costs"
+
+        networks = verified[:top] or rivals.top(problems, metric, top, apart, tell=tell)
+        won = networks[0]
+        limits = rivals.sensitivities(problems, won)
     chosen = [one.problem.architecture(one.choice) for one in networks]
     files = [numbered(output, number) for number in range(len(networks))] if output else []
     for path, each in zip(files, chosen, strict=False):
         each.save(path)
     if plot:
-        found.draw(plot, won, drawn, name, summed)
+        found.draw(plot, won, drawn, metric, summed)
     if as_json:
         report.json_out(
             {
@@ -231,14 +254,14 @@ def numbered(path: Path, number: int) -> Path:
 
 
 def _over(metric: str, over: tuple[str, ...], problems: list[SpaceProblem], pareto: bool) -> tuple[str, ...]:
-    """Return what the front is over: the latency on the device, and what `--over` names besides."""
+    """Return what the front is over: what decides, and what `--over` names besides."""
     if over and not pareto:
         raise UsageError("--over says what the front of --pareto is over.", "Add --pareto, or drop --over.")
     known = [m for m in problems[0].problem.metrics if m != metric and not problems[0].problem.is_peak(m)]
     for each in over:
-        if each not in known:
+        if each not in (*known, metric):
             raise UsageError(
                 f"--over {each!r} is nothing that the front could be over, too.",
-                f"There are: {', '.join(known)}. Another device's latency joins by --latency NAME=none.",
+                f"There are: {', '.join(known) or metric}. Another device's latency joins by --latency NAME=none.",
             )
-    return (metric, *dict.fromkeys(over))
+    return tuple(dict.fromkeys((metric, *over)))

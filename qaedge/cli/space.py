@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 import typer
 
 from qaedge import report
 from qaedge.cli import options
 from qaedge.cli.resolve import current_space
+from qaedge.cli.steps import show_steps, steps_of
 from qaedge.device import known_devices, load_devices, table_name
+from qaedge.errors import NotMeasured
+from qaedge.gains import StepGain
 from qaedge.project import Workspace
 from qaedge.runtime import FORMATS
 from qaedge.space import SearchSpace
 from qaedge.tables import LatencyTable, LossTable, anchor_key, table_keys
 
-EXAMPLES = ("qaedge space", "qaedge space --json")
+EXAMPLES = ("qaedge space", "qaedge space --gains", "qaedge space --json")
 
 
 class BlockRow(msgspec.Struct, frozen=True):
@@ -30,7 +35,10 @@ class BlockRow(msgspec.Struct, frozen=True):
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """The whole space as it is listed; `missing_teacher` counts, by device, the schemes it was not measured in."""
+    """The whole space as it is listed; `missing_teacher` counts, by device, the schemes it was not measured in.
+
+    `steps` are what each step of quantization did, as the loss table has it.
+    """
 
     space: str
     hash: str
@@ -42,10 +50,14 @@ class Listing(msgspec.Struct, frozen=True):
     missing_latency: dict[str, int]
     missing_teacher: dict[str, int]
     blocks: tuple[BlockRow, ...]
+    steps: tuple[StepGain, ...] = ()
 
 
 def run(
     context: typer.Context,
+    gains: Annotated[
+        bool, typer.Option("--gains", help="Show what each step of quantization gains, scheme by scheme, and no more.")
+    ] = False,
     project: options.Project = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -61,6 +73,12 @@ def run(
     listing = look(workspace, current_space(workspace))
     if as_json:
         report.json_out(listing)
+        return
+    if gains:
+        if not listing.steps:
+            raise NotMeasured("No candidate of this space was quantized yet.", "Run: qaedge distill")
+        if not show_steps(listing.steps):
+            report.line("Every candidate was rounded to the nearest, and no further step was taken.")
         return
     devices = list(listing.missing_latency)
     headings = ("block", "in", "out", ">candidates", "schemes", ">loss missing", *(f">{d} missing" for d in devices))
@@ -142,6 +160,7 @@ def look(workspace: Workspace, space: SearchSpace) -> Listing:
             name: sum(anchor_key(space, scheme) not in keys for scheme in schemes) for name, keys in there.items()
         },
         blocks=blocks,
+        steps=tuple(steps_of(space, losses)),
     )
 
 

@@ -96,6 +96,7 @@ def _build(
     _make_room(folder, architecture)
     quantizer = Quantizer(workspace, teacher, space, architecture, train, choose)
     before, artifact, network = yield from _score(student, quantizer, val, folder / "before.onnx", "before")
+    recipes = quantizer.recipes
     start = safetensors.torch.save(dict(student.state_dict()))
     write_atomic(folder / "before.safetensors", start)
     kept, after, checkpoint = "before", None, None
@@ -107,7 +108,7 @@ def _build(
         tuned = msgspec.structs.replace(tuned, path=str(Path(tuned.path).replace(folder / "after.onnx")))
         write_atomic(folder / "after.safetensors", safetensors.torch.save(dict(student.state_dict())))
         if after.miou > before.miou:
-            kept, artifact, network = "after", tuned, tuned_network
+            kept, artifact, network, recipes = "after", tuned, tuned_network, quantizer.recipes
     quantized, tuned_checkpoint, found = None, None, None
     if config.quantized_epochs and isinstance(network, QuantizedGraph):
         began = {"before": before, "after": after}[kept]
@@ -145,6 +146,7 @@ def _build(
         quantized_epoch=found.epoch if found else 0,
         tried_miou=found.tried_miou if found else None,
         tried_epoch=found.tried_epoch if found else 0,
+        recipes=recipes,
     )
     write_json(folder / REPORT, report)
     # Of other settings, or of another architecture that had this name.

@@ -13,7 +13,7 @@ left as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -41,14 +41,15 @@ class _Pair:
         return math.inf if self.clamp is None else float(self.clamp.attributes["high"])
 
 
-def equalize(graph: Graph, batches: Iterable[Tensor]) -> Graph:
+def equalize(graph: Graph, batches: Iterable[Tensor], only: Container[str] | None = None) -> Graph:
     """Return a graph that computes the same on the calibration batches, its channels scaled.
 
     Args:
         graph: float; not changed.
         batches: tensors (batch, channels, height, width) as they enter the graph.
+        only: nodes that may change, both sides of a pair; None: all.
     """
-    pairs = _pairs(graph)
+    pairs = [pair for pair in _pairs(graph) if only is None or (pair.writer.name in only and pair.reader.name in only)]
     if not pairs:
         return graph
     largest = _largest(graph, batches, {pair.writer.name for pair in pairs})

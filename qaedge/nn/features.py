@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,8 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
     Raises:
         QaedgeError: a bound below what a few images need.
         DiskFull: less free space than the cache needs.
-        TeacherError: a value beyond what half precision holds.
+        TeacherError: a value beyond what half precision holds, or a block that is given nothing but zeros or puts
+            out the same numbers everywhere: no candidate could be trained on that.
         DataError: an image that cannot be read, or images that are all of one color.
     """
     if (folder / "index.json").exists():
@@ -133,6 +134,7 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
     warning = ""
     if len(chosen) < len(split):
         warning = f"distill.cache holds the features of {len(chosen)} of {len(split)} images; those are used."
+    ends: dict[str, tuple[Tensor, Tensor]] = {}
     with disk_errors(folder):
         files = {name: _reserved(folder / f"{name}.f16", (len(chosen), *shape)) for name, shape in shapes.items()}
         for start in range(0, len(chosen), BATCH):
@@ -144,12 +146,37 @@ def compute_features(folder: Path, teacher: Teacher, split: Split, bound_bytes: 
                             f"What goes through the block {name!r} is not finite, or beyond half precision (65504).",
                             "Check the teacher's weights, and data.mean and data.std in the project file.",
                         )
-                    files[tensor][start : start + len(images)] = value.half().cpu().numpy()
+                    kept = value.half().cpu()
+                    files[tensor][start : start + len(images)] = kept.numpy()
+                    low, high = kept.amin((0, 2, 3)), kept.amax((0, 2, 3))
+                    if tensor in ends:
+                        low, high = torch.minimum(low, ends[tensor][0]), torch.maximum(high, ends[tensor][1])
+                    ends[tensor] = low, high
             yield Step(min(start + BATCH, len(chosen)), len(chosen), "teacher features", warning=warning)
             warning = ""
         for file in files.values():
             file.flush()
+    _check_alive(inputs, outputs, ends, len(chosen))
     write_json(folder / "index.json", _Index(chosen, inputs, outputs, shapes))
+
+
+def _check_alive(
+    inputs: Mapping[str, str], outputs: Mapping[str, str], ends: Mapping[str, tuple[Tensor, Tensor]], images: int
+) -> None:
+    """Refuse dead blocks, the first one by its name: each of their candidates would fail, and not say why."""
+    for block in outputs:
+        low, high = ends[inputs[block]]
+        if not bool(low.any() or high.any()):
+            what = f"What goes into the block {block!r} is 0 everywhere in all {images} images"
+        elif torch.equal(*ends[outputs[block]]):
+            what = f"The block {block!r} puts out the same numbers everywhere in all {images} images"
+        else:
+            continue
+        raise TeacherError(
+            f"{what}: there is nothing that candidates could imitate.",
+            "Check the teacher's weights (qaedge teacher check), the images, and data.mean and data.std in the "
+            "project file.",
+        )
 
 
 def _reserved(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, Any]:

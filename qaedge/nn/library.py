@@ -33,6 +33,7 @@ from qaedge.nn.data import open_split
 from qaedge.nn.distill import Sample, Trained, check_enough, score, train_candidate
 from qaedge.nn.features import LOCK, Features, compute_features, drop_others, features_folder, to_tensor
 from qaedge.nn.inherit import OwnBlock
+from qaedge.nn.own_ranges import check_own_ranges
 from qaedge.nn.quantized_file import save_quantized
 from qaedge.nn.recipe import NEAREST, Bench, Quantized, quantize
 from qaedge.nn.rounded import rounded_path
@@ -114,14 +115,19 @@ def _damaged(path: Path, expected: str, error: Exception) -> InvalidFile:
 
 
 def missing_tasks(workspace: Workspace, space: SearchSpace) -> list[Task]:
-    """Return what the loss table lacks, block by block."""
+    """Return what the loss table lacks, block by block; a row whose files are gone is lacking, too."""
     table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     tasks: dict[tuple[str, BlockSpec], list[QuantScheme]] = {}
     for block in space.blocks:
         for candidate in block.candidates:
-            if not table.has(block.name, candidate):
+            if not table.has(block.name, candidate) or not _files_of(workspace, table.row(block.name, candidate)):
                 tasks.setdefault((block.name, candidate.spec), []).append(candidate.scheme)
     return [Task(block, spec, tuple(schemes)) for (block, spec), schemes in tasks.items()]
+
+
+def _files_of(workspace: Workspace, row: LossRow) -> bool:
+    """Whether the weights that a row was scored with are there."""
+    return all((workspace.results / name).exists() for name in (row.weights, row.rounded) if name)
 
 
 def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterator[Step]:
@@ -132,7 +138,8 @@ def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> 
 
     Raises:
         DiskFull: no space for features, weights or rows; what was finished is kept.
-        TeacherError: candidates that could not be trained.
+        TeacherError: candidates that could not be trained, or a block of the teacher that cannot be quantized.
+        DataError: images that are all of one color.
         QaedgeError: another process distills the same space.
     """
     with only_one(workspace.loss_file(space.origin).with_name("distill.lock"), "distilling"):
@@ -150,11 +157,17 @@ def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterato
     with only_one(folder / LOCK, "distilling with the features"):  # or another run would drop them
         drop_others(folder)
         yield from compute_features(folder, teacher, split, bound)
-        check_enough(len(Features(folder)))  # here, and not in every candidate
+        features = Features(folder)
+        check_enough(len(features))  # here, and not in every candidate
+        check_own_ranges(teacher, features, {task.block for task in tasks if _has_own_integers(task)})
         cuda = torch.cuda.is_available()
         count = 1 if cuda else min(len(tasks), config.workers or os.cpu_count() or 1)
         total = sum(len(task.schemes) for task in tasks)
         yield from _run(workspace, space, folder, tasks, count, total)
+
+
+def _has_own_integers(task: Task) -> bool:
+    return task.spec.is_own and any(not scheme.is_float for scheme in task.schemes)
 
 
 def _run(

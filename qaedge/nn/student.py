@@ -9,7 +9,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from qaedge.architecture import Architecture
 from qaedge.candidate import Candidate, QuantScheme
 from qaedge.errors import InvalidFile, MissingFile, UsageError
 from qaedge.files import decode_json
+from qaedge.nn.anew import Anew, round_anew
 from qaedge.nn.assemble import assemble
 from qaedge.nn.candidates import Choose
 from qaedge.nn.data import Split, open_split
@@ -26,23 +26,19 @@ from qaedge.nn.metrics import evaluate
 from qaedge.nn.part import nodes_in
 from qaedge.nn.paths import submodule, top_modules
 from qaedge.nn.precision import bits_of_network
-from qaedge.nn.quantize import QuantizedGraph, calibrate, observe
+from qaedge.nn.quantize import QuantizedGraph, calibrate
 from qaedge.nn.quantized_file import load_quantized
-from qaedge.nn.ranges import search_scales, search_weight_scales
-from qaedge.nn.recipe import KEPT, is_few_bit
+from qaedge.nn.recipe import KEPT, NEAREST, is_few_bit
 from qaedge.nn.rounded import has_rounded, load_rounded, put_in
-from qaedge.nn.rounding import correct_biases, round_layers
 from qaedge.nn.sessions import load_file
 from qaedge.nn.teacher import Teacher
 from qaedge.nn.tracing import trace
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig, QuantizeConfig, Workspace
 from qaedge.space import SearchSpace
-from qaedge.tables import LossTable
+from qaedge.tables import LossRow, LossTable
 
 REPORT = "student.json"
-#: Images that rounding a whole network is learned on: they lie in memory together.
-ROUNDED = 8
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -72,6 +68,8 @@ class StudentReport(msgspec.Struct, frozen=True):
     is the same network as TFLite, None where that could not be written. `finetune` are the settings it
     was fine-tuned with; an older build does not tell. `tried_miou` is the best of the epochs on the grids, in
     torch, and `tried_epoch` which that was, also where it was worse than before them and `quantized` is None.
+    `recipes` tell how the weights of each block were rounded: as they were scored, or by the same steps "anew", where
+    fine-tuning changed them; training on the grids begins with these.
     """
 
     name: str
@@ -93,6 +91,7 @@ class StudentReport(msgspec.Struct, frozen=True):
     quantized_epoch: int = 0
     tried_miou: float | None = None
     tried_epoch: int = 0
+    recipes: dict[str, str] = {}
 
     def file_of(self, file_format: str) -> FileReport | None:
         """Return what was built in a format; None where nothing was."""
@@ -172,17 +171,32 @@ def load_network(
 class _Place(msgspec.Struct, frozen=True):
     """A block of a student: where its distilled weights lie, its path in the network, and what was chosen for it.
 
-    `bits` are those of its layers as they were scored, where its scheme alone does not tell them.
+    `row` tells how it was scored; None where it was not.
     """
 
+    block: str
     weights: Path
     path: str
     candidate: Candidate
-    bits: tuple[int, ...]
+    row: LossRow | None
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """The bits of its layers as they were scored, where its scheme alone does not tell them."""
+        return self.row.layer_bits if self.row is not None and self.candidate.scheme.keeps_sensitive else ()
 
     def rounded(self, network: nn.Module) -> QuantizedGraph | None:
-        """Return the block as it was scored; None where it has other weights by now, or was rounded to the nearest."""
+        """Return the block as it was scored; None where it has other weights by now, or was rounded to the nearest.
+
+        Raises MissingFile where the rounded weights are gone, and InvalidFile where they are damaged.
+        """
         if not has_rounded(self.weights, self.candidate.scheme):
+            if self.row is not None and self.row.rounded:
+                raise MissingFile(
+                    f"The rounded weights of {self.candidate.spec} ({self.candidate.scheme}) are not in "
+                    f"{self.weights.parent} any more.",
+                    "Run: qaedge distill",
+                )
             return None
         if self.candidate.spec.is_own:
             module = submodule(network, self.path)
@@ -192,8 +206,15 @@ class _Place(msgspec.Struct, frozen=True):
         return load_rounded(self.weights, self.candidate.scheme, graph)
 
     def steps(self, config: QuantizeConfig) -> tuple[str, ...]:
-        """Return the steps that a block takes whose rounded weights are not there."""
+        """Return the steps that a block takes whose rounded weights are not there: those it was scored with."""
+        if self.row is not None:
+            return tuple(self.row.recipe.split("+")[1:])
         return config.few_bit if is_few_bit(self.candidate.scheme) else config.int8
+
+    def told(self, config: QuantizeConfig, anew: bool) -> str:
+        """Return the recipe of a block as a report tells it."""
+        steps = self.steps(config)
+        return "+".join((NEAREST, *steps)) + (", anew" if anew and steps else "")
 
 
 class Quantizer:
@@ -208,7 +229,11 @@ class Quantizer:
         train: Split,
         choose: Choose,
     ) -> None:
-        """Choose images, scheme and form; nothing is computed yet. Raises UsageError for a mix with float."""
+        """Choose images, scheme and form; nothing is computed yet. Raises UsageError for a mix with float.
+
+        `recipes` tells, after `quantize`, how each block was rounded: as it was scored, or by those steps anew.
+        """
+        self.recipes: dict[str, str] = {}
         schemes = {block.name: c.scheme for block, c in zip(space.blocks, architecture.candidates(space), strict=True)}
         kinds = {s.is_float for s in schemes.values()}
         if len(kinds) > 1:
@@ -220,10 +245,11 @@ class Quantizer:
         losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
         self._places = [
             _Place(
+                block.name,
                 weights_path(workspace, space, block.name, candidate.spec),
                 teacher.block(block.name).path,
                 candidate,
-                losses.sensitive_bits(block.name, candidate),
+                losses.row(block.name, candidate) if losses.has(block.name, candidate) else None,
             )
             for block, candidate in zip(space.blocks, architecture.candidates(space), strict=True)
         ]
@@ -251,6 +277,7 @@ class Quantizer:
         if self.scheme.is_float:
             return graph
         self._train.check_varied(self._chosen)
+        self.recipes = {place.block: NEAREST for place in self._places}
         rounded = [place.rounded(network) for place in self._places]
         if any(rounded) or any(place.steps(self._config) for place in self._places):
             return self._round(network, graph, rounded)
@@ -270,38 +297,23 @@ class Quantizer:
         """Quantize a network some of whose blocks are rounded with care.
 
         A block has the numbers it was scored with (`rounded`), as long as its weights are still those that they were
-        made from; else it is rounded anew, as a part of the network, by those of its steps that do not take a block
-        by itself.
+        made from; else it is rounded anew, as a part of the network.
         """
         bits = self._bits(network, graph)
         values = {name: value.detach() for name, value in graph.values.items()}
         scales: dict[str, Tensor] = {}
-        anew: dict[str, set[str]] = {"ranges": set(), "biases": set(), "rounding": set()}
+        anew: list[Anew] = []
         for place, found in zip(self._places, rounded, strict=True):
-            nodes = [node for node in nodes_in(graph, top_modules(network, place.path)) if node.weight]
+            modules = tuple(top_modules(network, place.path))
+            nodes = [node for node in nodes_in(graph, modules) if node.weight]
             if found is not None:
                 put_in(values, scales, bits, nodes, found)
-                continue
-            for step in anew.keys() & set(place.steps(self._config)):
-                anew[step] |= {node.name for node in nodes}
-        for node in graph.nodes:
-            if node.name in anew["ranges"]:
-                scales[node.name] = search_weight_scales(values[node.weight], bits[node.name])
+            elif steps := place.steps(self._config):
+                anew.append(Anew(modules, frozenset(node.name for node in nodes), steps))
+            self.recipes[place.block] = place.told(self._config, found is None)
         filled = Graph(graph.input_shape, graph.nodes, graph.output, values)
-        observed = observe(filled, self.batches(), keep=KEPT // max(1, len(self._chosen)))
-        activation_bits = self.scheme.activation_bits
-        searched = any(rounded) or anew["ranges"]
-        grids = search_scales(observed, activation_bits) if searched else observed.scales(activation_bits)
-        quantized = QuantizedGraph(filled, self.scheme, grids, bits, True, scales)
-        if anew["biases"] or anew["rounding"]:
-            images = list(self.batches())
-            apart = max(1, len(images) // ROUNDED)
-            inputs = torch.cat(images[::apart][:ROUNDED])
-            if anew["biases"]:
-                quantized = correct_biases(quantized, filled, inputs, anew["biases"])
-            if anew["rounding"]:
-                quantized = round_layers(quantized, filled, inputs, anew["rounding"])
-        return quantized.freeze()
+        keep = KEPT // max(1, len(self._chosen))
+        return round_anew(filled, self.scheme, bits, scales, anew, self.batches, self._config, keep).freeze()
 
 
 def open_splits(workspace: Workspace) -> tuple[Split, Split]:

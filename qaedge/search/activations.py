@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from qaedge.candidate import Candidate, LayerSpec
 
@@ -12,13 +12,26 @@ Shape = tuple[int, int, int]
 _KNOWN = ("conv", "ir", "context", "poolcontext", "logits")
 
 
-def peak_bytes(candidate: Candidate) -> int | None:
+def own_key(candidate: Candidate) -> str:
+    """Return the name under which the numbers of a block of the teacher's own are known, whatever its scheme."""
+    return f"{candidate.spec}@{'x'.join(map(str, candidate.input_shape))}"
+
+
+def peak_bytes(candidate: Candidate, own: Mapping[str, int] | None = None) -> int | None:
     """Return the most bytes of activations that any of its layers needs at once; None where nobody knows.
 
     Layers run one after another, each with its input and its output in memory, and with the input of a
     residual for as long as that is added. Weights, and what a runtime keeps besides, are not in it. Nobody
-    knows what is inside a block of the teacher's own, of which a space does not tell, nor a kind that is new here.
+    knows it of a kind that is new here.
+
+    Args:
+        candidate: what runs.
+        own: `own_key` -> how many numbers are alive at once in a block of the teacher's own, of which its text does not
+            tell; found where the space is resolved (`nn.live`).
     """
+    if candidate.spec.is_own:
+        numbers = (own or {}).get(own_key(candidate))
+        return None if numbers is None else _bytes(numbers, candidate)
     shape, most = candidate.input_shape, 0
     for layer in candidate.spec.layers:
         if layer.kind not in _KNOWN:
@@ -26,7 +39,11 @@ def peak_bytes(candidate: Candidate) -> int | None:
         for live, out in _steps(layer, shape):
             most = max(most, live)
             shape = out
-    return math.ceil(most * candidate.scheme.activation_bits / 8)
+    return _bytes(most, candidate)
+
+
+def _bytes(numbers: int, candidate: Candidate) -> int:
+    return math.ceil(numbers * candidate.scheme.activation_bits / 8)
 
 
 def _steps(layer: LayerSpec, given: Shape) -> Iterator[tuple[int, Shape]]:
@@ -49,11 +66,12 @@ def _steps(layer: LayerSpec, given: Shape) -> Iterator[tuple[int, Shape]]:
             yield kept + 2 * math.prod(out), out
     elif layer.kind in ("context", "poolcontext"):
         out = (layer.channels, height, width)
+        # The mean of the input is taken last, so that stays until then; what is pooled is one pixel.
+        pooled, kept = (layer.channels, into) if layer.kind == "poolcontext" else (0, 0)
         if layer.kernel > 1:
             yield 2 * into, given
-        yield into + math.prod(out), out
-        # What is pooled is one pixel; added, it is an input beside the other.
-        pooled = layer.channels if layer.kind == "poolcontext" else 0
+        yield (kept if layer.kernel > 1 else 0) + into + math.prod(out), out
+        yield kept + 2 * math.prod(out), out
         yield pooled + 2 * math.prod(out), out
     elif layer.kind == "conv":
         out = (layer.channels, *filtered)

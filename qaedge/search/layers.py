@@ -62,25 +62,25 @@ class Layers(msgspec.Struct, eq=False):
             [leaving, entering, d].
         start: what a network costs beside its blocks [d].
         bounds: the limits; infinite for what is to be small [d].
+        rounding: how far sums in another order may lie apart, per column [d]; of the layers as they were built, which
+            is no less than of those that are left.
     """
 
     layers: list[Layer]
     borders: list[Array]
     start: Array
     bounds: Array
+    rounding: Array
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether neighbours cost nothing together, and no candidate is in a class of its own for them."""
+        return all(border.shape[:2] == (1, 1) and not border.any() for border in self.borders)
 
     @property
     def has_borders(self) -> bool:
         """Whether neighbours cost anything together."""
         return any(border.any() for border in self.borders)
-
-    @property
-    def rounding(self) -> Array:
-        """How far sums in another order may lie apart, per column [d]."""
-        scale = np.abs(self.start) + sum(np.abs(layer.points).max(axis=0) for layer in self.layers)
-        for border in self.borders:
-            scale = scale + np.abs(border).max(axis=(0, 1))
-        return np.asarray(_ROUNDING * (scale + np.where(np.isfinite(self.bounds), np.abs(self.bounds), 0.0)))
 
     @property
     def is_empty(self) -> bool:
@@ -139,7 +139,20 @@ def build_layers(problem: Problem, objective: str | None, metrics: Sequence[str]
     borders = [made for _, _, made in classes] or [np.zeros((1, 1, len(columns)))] * (len(problem.blocks) - 1)
     start = np.array([0.0 if c is None else problem.base.get(c, 0.0) for c in columns])
     bounds = np.array([np.inf, *(limits.get(metric, np.inf) for metric in metrics)])
-    return Layers(layers, borders, start, bounds)
+    return Layers(layers, borders, start, bounds, _rounding(problem, columns, start, bounds))
+
+
+def _rounding(problem: Problem, columns: Sequence[str | None], start: Array, bounds: Array) -> Array:
+    """Return how far sums of these columns in another order may lie apart [d]."""
+    scale = np.abs(start) + np.where(np.isfinite(bounds), np.abs(bounds), 0.0)
+    for number, column in enumerate(columns):
+        for block in problem.blocks:
+            values = block.losses if column is None else block.costs[column]
+            scale[number] += max(abs(float(values.max(initial=0.0))), abs(float(values.min(initial=0.0))))
+        for border in problem.borders:
+            if column is not None and column in border:
+                scale[number] += float(np.abs(border[column]).max(initial=0.0))
+    return np.asarray(_ROUNDING * scale)
 
 
 def _classes(

@@ -7,6 +7,8 @@ time. (Everett 1963; Fisher 1981.)
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +40,8 @@ class Prices(msgspec.Struct, eq=False):
 
 def price(layers: Layers, weights: Array) -> Prices:
     """Find the network of least weighted cost for each row of weights [s, d]."""
+    if layers.is_plain:
+        return _price_plain(layers, weights)
     count = len(weights)
     rows = np.arange(count)
     last = len(layers.layers) - 1
@@ -78,6 +82,48 @@ def price(layers: Layers, weights: Array) -> Prices:
             enters = enter_of[number][rows, leaving]
             totals += layers.borders[number][leaving, enters]
     return Prices(weights, after, weights @ layers.start + least.min(axis=1), places, totals)
+
+
+def _price_plain(layers: Layers, weights: Array) -> Prices:
+    """Do the same where neighbours cost nothing together: each block is a minimum by itself."""
+    count = len(weights)
+    rows = np.arange(count)
+    places = np.empty((count, len(layers.layers)), dtype=np.intp)
+    after: list[Array] = [np.zeros((count, 1))]
+    for number in range(len(layers.layers) - 1, -1, -1):
+        value = weights @ layers.layers[number].points.T
+        places[:, number] = value.argmin(axis=1)
+        after.append(after[-1] + value[rows, places[:, number]][:, None])
+    totals = np.repeat(layers.start[None, :], count, axis=0)
+    for number, layer in enumerate(layers.layers):
+        totals += layer.points[places[:, number]]
+    return Prices(weights, after[-2::-1], weights @ layers.start + after[-1][:, 0], places, totals)
+
+
+class _Pricer:
+    """`price` for one row of weights at a time, hundreds of times."""
+
+    def __init__(self, layers: Layers) -> None:
+        self._layers, self._is_plain = layers, layers.is_plain
+        # Side by side: a product for all blocks at once, on numbers that follow each other in memory.
+        self._columns = np.ascontiguousarray(np.concatenate([layer.points for layer in layers.layers]).T)
+        self._ends = np.cumsum([len(layer.index) for layer in layers.layers]).tolist()
+
+    def __call__(self, weights: Array) -> tuple[float, Positions, Array]:
+        """Return the least weighted cost, and that network's places [blocks] and point [d]."""
+        if not self._is_plain:
+            found = price(self._layers, weights[None, :])
+            return float(found.least[0]), found.places[0], found.totals[0]
+        value = weights @ self._columns
+        begins = [0, *self._ends]
+        at = [begin + int(value[begin:end].argmin()) for begin, end in itertools.pairwise(begins)]
+        least = 0.0
+        for cost in value[at[::-1]].tolist():  # in the order of `price`
+            least += cost
+        total = self._layers.start.copy()
+        for point in self._columns.T[at]:
+            total += point
+        return float(weights @ self._layers.start) + least, np.subtract(at, begins[:-1]), total
 
 
 def price_before(layers: Layers, weights: Array) -> list[Array]:
@@ -137,13 +183,14 @@ def maximize_bound(layers: Layers, upper: float) -> Dual:
     weights[0] = 1.0
     found = Dual(-np.inf, weights, upper, None)
 
+    pricer = _Pricer(layers)
+
     def visit(weights: Array) -> Array:
         """Take note of what weights tell, and return the point of their network."""
-        prices = price(layers, weights[None, :])
-        total: Array = prices.totals[0]
-        bound = float(prices.least[0] - weights[1:] @ bounds[1:])
-        if (total <= bounds).all() and total[0] < found.upper:
-            found.upper, found.places = float(total[0]), prices.places[0]
+        least, places, total = pricer(weights)
+        bound = float(least - weights[1:] @ bounds[1:])
+        if total[0] < found.upper and (total <= bounds).all():
+            found.upper, found.places = float(total[0]), places
         if bound > found.lower:
             found.lower, found.weights = bound, weights.copy()
         return total

@@ -57,6 +57,7 @@ def top(
     count: int,
     differ: int,
     without: Mapping[str, Sequence[Sequence[Candidate]]] | None = None,
+    tell: Callable[[int], None] = lambda found: None,
 ) -> list[Contestant]:
     """Return the best network, then again and again the best that differs from all before in so many blocks.
 
@@ -69,6 +70,7 @@ def top(
         count: how many.
         differ: in how many blocks, at least.
         without: format -> networks that are not taken as such files.
+        tell: hears how many are found, each time one is.
     """
     barred = without or {}
     found: list[Contestant] = []
@@ -80,6 +82,7 @@ def top(
 
         try:
             found.append(_winner(problems, metric, next_of, barred))
+            tell(len(found))
         except Infeasible as error:
             if found:
                 break

@@ -32,6 +32,7 @@ from qaedge.search.problem import Array
 from qaedge.search.problem import choice as make_choice
 from qaedge.search.selection import Selection, allowed
 from qaedge.search.variety import apart
+from qaedge.sizes import SizeTable
 from qaedge.space import Block, SearchSpace
 from qaedge.tables import LatencyTable, LossTable
 
@@ -59,10 +60,11 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
         left_out: block -> how many of its candidates lack a row in some table; only where any do.
         unknown: block -> how many of its candidates have a peak of memory that nobody knows; only where any do.
         doubtful: metric -> how many candidates kept have a measurement with doubts; only where any do.
-        teacher: metric -> what the whole teacher costs, measured.
+        teacher: metric -> what the whole teacher costs: measured, and computed where it is the peak of memory.
         margins: metric -> how uncertain it is; limits are kept with that much to spare.
         is_float: whether its networks are in float; else they are in integers.
         losses: of each block, the plain block loss of each candidate kept [n]; the arrays hold what is summed of them.
+        sizes: where sizes are from; None where no costs are known.
     """
 
     space: SearchSpace
@@ -76,11 +78,12 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
     is_float: bool = False
     unknown: dict[str, int] = {}
     margins: dict[str, Margin] = {}
+    sizes: LatencyTable | SizeTable | None = None
 
     @property
     def format(self) -> str:
         """The format of the files that the costs are of."""
-        return next((table.format for table in self.latencies.values()), "onnx")
+        return "onnx" if self.sizes is None else self.sizes.format
 
     def limited(self, constraints: Iterable[Constraint]) -> SpaceProblem:
         """Return the same problem under these limits and no others."""
@@ -209,24 +212,29 @@ def build_problem(
     with_peaks: bool = False,
     z: float = 0.0,
     influence: Influence | None = None,
+    sizes: SizeTable | None = None,
+    own_peaks: Mapping[str, int] | None = None,
 ) -> SpaceProblem:
     """Turn a space and its tables into arrays.
 
     A network costs what `LatencyTable.predict_latency` and `predict_size` say: the whole teacher,
     plus for each block the candidate less the teacher's own, times the slope that whole networks
     tell (`qaedge.fit`). So the base cost is the teacher less all its own blocks; it is negative where blocks
-    measured alone pay for more borders than the network has. Sizes are those of the first table.
+    measured alone pay for more borders than the network has. Sizes are those of the first table, or of `sizes`.
 
     Candidates without a row in one of the tables are left out and counted.
 
     Args:
         space: what may be chosen, in the order of the network.
         losses: the block losses.
-        latencies: device -> its table; may be empty, then there is no cost but the loss.
+        latencies: device -> its table; may be empty, then there is no cost but the loss and, where `sizes` are
+            given, the size.
         constraints: limits on `latency@DEVICE` [s] and `size` [bytes].
         power: block losses are raised to it before they are summed. 1 is the plain sum; above 1, one
             bad block counts for more than several that are slightly worse.
         influence: weighs block losses instead, by what they do to the whole network.
+        sizes: what sizes are taken from; None: the first of the latency tables.
+        own_peaks: what the teacher's own blocks have in memory, as `peak_bytes` takes it.
         is_float: networks in float, or in integers; None: as the space's first candidate.
         selection: which candidates may be chosen; None: all.
         z: how many standard errors of its prediction a network stays below a limit on latency.
@@ -246,9 +254,16 @@ def build_problem(
         base[latency_on(device)] = anchor.measurement.median_s + fitted.offset_s
         for slope, row in zip(fitted.slopes, own, strict=True):
             base[latency_on(device)] -= slope * row.measurement.statistic_s(fitted.statistic)
-        if SIZE not in base:
-            teacher[SIZE] = float(anchor.size_bytes)
-            base[SIZE] = float(anchor.size_bytes - sum(row.size_bytes for row in own))
+    sized = sizes or next(iter(latencies.values()), None)
+    if sized is not None:
+        whole, parts = sized.origin(space, kind)
+        teacher[SIZE] = float(whole.size_bytes)
+        base[SIZE] = float(whole.size_bytes - sum(row.size_bytes for row in parts))
+    if with_peaks:
+        owns = [block.candidates[block.own(kind) or 0] for block in space.blocks]
+        peaks = [peak for own in owns if (peak := peak_bytes(own, own_peaks)) is not None]
+        if len(peaks) == len(owns):
+            teacher[PEAK_MEMORY] = float(max(peaks))
     blocks, kept, plain = [], [], []
     left_out: dict[str, int] = {}
     unknown: dict[str, int] = {}
@@ -256,11 +271,11 @@ def build_problem(
     for number, block in enumerate(space.blocks):
         places = allowed(selection, number, block)
         wanted = [i for i, c in enumerate(block.candidates) if i in places and c.scheme.is_float == kind]
-        indices, options = _options(number, block, wanted, losses, latencies, fits, doubtful)
+        indices, options = _options(number, block, wanted, losses, latencies, sized, fits, doubtful)
         if len(indices) < len(wanted):
             left_out[block.name] = len(wanted) - len(indices)
         if with_peaks:
-            indices, options = _with_peaks(block, indices, options, unknown)
+            indices, options = _with_peaks(block, indices, options, unknown, own_peaks)
         plain.append(options.losses)
         summed = _weighed(block, indices, losses, influence) if influence else options.losses**power
         blocks.append(msgspec.structs.replace(options, losses=summed))
@@ -277,6 +292,7 @@ def build_problem(
         kind,
         unknown,
         {latency_on(device): _margin(space, table, kind, kept, z) for device, table in latencies.items()} if z else {},
+        sized,
     )
 
 
@@ -301,17 +317,21 @@ def _margin(space: SearchSpace, table: LatencyTable, kind: bool, kept: Sequence[
 
 
 def _with_peaks(
-    block: Block, indices: tuple[int, ...], options: Options, unknown: dict[str, int]
+    block: Block,
+    indices: tuple[int, ...],
+    options: Options,
+    unknown: dict[str, int],
+    own_peaks: Mapping[str, int] | None,
 ) -> tuple[tuple[int, ...], Options]:
     """Add the peaks of memory, and leave out the candidates of which nobody knows it; add to `unknown`."""
-    peaks = [peak_bytes(block.candidates[index]) for index in indices]
+    peaks = [peak_bytes(block.candidates[index], own_peaks) for index in indices]
     known = [at for at, peak in enumerate(peaks) if peak is not None]
     if len(known) < len(indices):
         unknown[block.name] = len(indices) - len(known)
     if not known:
         raise NotMeasured(
             f"Nobody knows the peak memory of any candidate of block {block.name}.",
-            "A space does not tell what is inside the teacher's own blocks: add other candidates, or lift that limit.",
+            "Run qaedge space, which looks into the teacher's own blocks; or lift that limit.",
         )
     values = np.array([float(peak) for peak in peaks if peak is not None])
     costs = {metric: column[known] for metric, column in options.costs.items()}
@@ -324,6 +344,7 @@ def _options(
     wanted: Sequence[int],
     losses: LossTable,
     latencies: dict[str, LatencyTable],
+    sizes: LatencyTable | SizeTable | None,
     fits: dict[str, Fit],
     doubtful: dict[str, int],
 ) -> tuple[tuple[int, ...], Options]:
@@ -336,32 +357,35 @@ def _options(
     indices: list[int] = []
     values: list[float] = []
     costs: dict[str, list[float]] = {latency_on(device): [] for device in latencies}
-    if latencies:
+    if sizes is not None:
         costs[SIZE] = []
-    lacking_loss, lacking_latency = 0, dict.fromkeys(latencies, 0)
+    lacking_loss, lacking_size, lacking_latency = 0, 0, dict.fromkeys(latencies, 0)
     for index in wanted:
         candidate = block.candidates[index]
         loss = losses.rows.get((block.name, str(candidate.spec), str(candidate.scheme)))
         key = candidate.key
         rows = {device: table.rows.get(key) for device, table in latencies.items()}
+        sized = None if sizes is None else sizes.rows.get(key)
         lacking_loss += loss is None
+        lacking_size += sizes is not None and sized is None
         for device, row in rows.items():
             lacking_latency[device] += row is None
-        if loss is None or None in rows.values():
+        if loss is None or None in rows.values() or (sizes is not None and sized is None):
             continue
         indices.append(index)
         values.append(loss.loss)
-        for place, (device, row) in enumerate(rows.items()):
+        if sized is not None:
+            costs[SIZE].append(float(sized.size_bytes))
+        for device, row in rows.items():
             assert row is not None
             metric, fitted = latency_on(device), fits[device]
             costs[metric].append(fitted.slopes[number] * row.measurement.statistic_s(fitted.statistic))
-            if place == 0:
-                costs[SIZE].append(float(row.size_bytes))
             if row.measurement.doubts:
                 doubtful[metric] = doubtful.get(metric, 0) + 1
     if not indices:
         known = [f"{lacking_loss} lack a block loss"] if lacking_loss else []
         known += [f"{count} lack a latency on {device}" for device, count in lacking_latency.items() if count]
+        known += [f"{lacking_size} lack a size"] if lacking_size and not latencies else []
         commands = ["qaedge distill"] if lacking_loss else []
         commands += [latencies[device].command for device, count in lacking_latency.items() if count]
         raise NotMeasured(

@@ -105,7 +105,7 @@ def test_nothing_finished_is_lost(tmp_path, spawn, qaedge):
     done = rows_of(workspace)
     assert done[: len(killed)] == killed
     assert len({(r.block, r.spec, r.scheme) for r in done}) == len(done) == ROWS
-    found = {row["block"]: row for row in json.loads(ran.out)}
+    found = {row["block"]: row for row in json.loads(ran.out)["blocks"]}
     assert {name: row["rows"] for name, row in found.items()} == {"stage1": 2, "stage3": 6, "head": 2}
     assert all(0 < row["least"] <= row["median"] <= row["greatest"] for row in found.values())
 

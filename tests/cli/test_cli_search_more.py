@@ -13,8 +13,9 @@ from tiny_tables import BLOCKS, TEACHER_BYTES, TEACHER_MS, measured
 from qaedge.architecture import Architecture
 from qaedge.candidate import BlockSpec, Candidate, QuantScheme
 from qaedge.cli.found import _names
+from qaedge.files import write_json
 from qaedge.project import Workspace
-from qaedge.search.activations import peak_bytes
+from qaedge.search.activations import own_key, peak_bytes
 from qaedge.space import Block, SearchSpace
 from qaedge.tables import LatencyTable, anchor_key
 
@@ -101,6 +102,21 @@ def test_a_peak_of_memory_is_kept_by_the_candidates_whose_is_known(tables, qaedg
     assert ran.status == 1 and "peak memory: the leanest network takes" in ran.err
     ran = qaedge("search", "--peak-memory", "50%")
     assert ran.status == 2 and "nobody knows the teacher's own" in ran.err
+
+
+def test_a_peak_of_memory_counts_the_teachers_own_where_it_is_known(tables, qaedge):
+    numbers = {own_key(block.candidates[0]): 10_000 + 500 * place for place, block in enumerate(tables.blocks)}
+    write_json(Workspace.open().activations_json, numbers)
+    peaks = [[peak_bytes(c, numbers) for c in block.candidates] for block in tables.blocks]
+    assert [row[0] for row in peaks] == [10_000, 10_500]
+    for limit in (10_400, 10_500):
+        ran = qaedge("search", "--latency", "none", "--peak-memory", f"{limit}B", "--json")
+        assert ran.status == 0 and "left out" not in ran.err, ran.err
+        value = json.loads(ran.out)
+        possible = [n for n in NETWORKS if all(peaks[b][i] <= limit for b, i in enumerate(n))]
+        assert chosen(value) == min(possible, key=loss_of)
+        assert value["teacher"]["peak_memory"] == 10_500
+    assert qaedge("search", "--latency", "none", "--peak-memory", "100%", "--json").out == ran.out
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,23 @@ def test_every_candidate_has_a_row_and_weights(filled):
     assert missing_tasks(filled.workspace, filled.space) == []
 
 
+def test_a_row_whose_files_are_gone_is_made_anew(copy):
+    rounded = next(row for row in copy.rows if row.rounded)
+    trained = next(row for row in copy.rows if row.weights and row.block != rounded.block)
+    for name in (rounded.rounded, trained.weights):
+        (copy.workspace.results / name).unlink()
+    lacking = {
+        (task.block, str(task.spec), tuple(map(str, task.schemes)))
+        for task in missing_tasks(copy.workspace, copy.space)
+    }
+    assert lacking == {(row.block, row.spec, (row.scheme,)) for row in (rounded, trained)}
+    before = len(copy.rows)
+    list(fill_library(copy.workspace, copy.teacher, copy.space))
+    assert len(copy.rows) == before + 2 and missing_tasks(copy.workspace, copy.space) == []
+    again = LossTable(copy.rows).rows[rounded.block, rounded.spec, rounded.scheme]
+    assert again.loss == pytest.approx(rounded.loss) and (copy.workspace.results / again.rounded).is_file()
+
+
 def test_losses_are_those_of_the_kept_weights(filled):
     cache = next(filled.workspace.cache.iterdir())
     for block in filled.space.blocks:

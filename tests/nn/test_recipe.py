@@ -14,7 +14,7 @@ from tiny_scenes import SPACE, space_of, write_project
 
 from qaedge.architecture import Architecture, BlockChoice
 from qaedge.candidate import QuantScheme
-from qaedge.errors import DataError, InvalidFile, TeacherError, UsageError
+from qaedge.errors import DataError, InvalidFile, MissingFile, TeacherError, UsageError
 from qaedge.nn.assemble import assemble
 from qaedge.nn.distill import Sample, score
 from qaedge.nn.features import Features
@@ -231,6 +231,8 @@ def test_a_student_holds_the_integers_that_were_scored(filled, scheme, index):
     quantizer = Quantizer(workspace, teacher, space, architecture, train, lambda bits: ("u8u8", ""))
     network = quantizer.quantize(student)
     candidate = architecture.candidates(space)[1]
+    recipe = LossTable(rows(workspace, space)).row("stage3", candidate).recipe
+    assert quantizer.recipes == {"stage1": NEAREST, "stage3": recipe, "head": NEAREST}
     bench = bench_of(filled, index)
     stored = load_rounded(weights_path(workspace, space, "stage3", candidate.spec), candidate.scheme, bench.graph)
     nodes = [n for n in nodes_in(network.graph, top_modules(student, teacher.block("stage3").path)) if n.weight]
@@ -243,6 +245,7 @@ def test_a_student_holds_the_integers_that_were_scored(filled, scheme, index):
         for _name, parameter in student.named_parameters():
             parameter += 0.01 * parameter.std() if parameter.numel() > 1 else 0
     anew = quantizer.quantize(student)
+    assert quantizer.recipes["stage3"] == f"{recipe}, anew"
     same = [torch.equal(anew.integers(n)[0], network.integers(n)[0]) for n in nodes]
     assert not all(same)
     assert [anew.bits_of(n) for n in nodes] == [network.bits_of(n) for n in nodes], "as they were scored"
@@ -316,3 +319,17 @@ def test_rounded_weights_that_do_not_fit_are_named(filled, tmp_path):
         load_rounded(weights, scheme, graph)
     path.unlink()
     assert load_rounded(weights, scheme, graph) is None
+
+
+def test_rounded_weights_that_are_gone_are_not_made_up(filled, tmp_path):
+    workspace, teacher, space = filled
+    folder = tmp_path / "copy"
+    shutil.copytree(workspace.root, folder)
+    copy = Workspace.open(folder / "qaedge.toml")
+    architecture = architecture_of(space, "w4a8", 1)
+    weights = weights_path(copy, space, "stage3", architecture.candidates(space)[1].spec)
+    for path in weights.parent.glob(f"{weights.stem}.w4a8.*"):
+        path.unlink()
+    quantizer = Quantizer(copy, teacher, space, architecture, open_splits(copy)[0], lambda bits: ("u8u8", ""))
+    with pytest.raises(MissingFile, match=r"rounded weights of .* \(w4a8\) are not in [^\n]*\nRun: qaedge distill"):
+        quantizer.quantize(assemble(copy, teacher, space, architecture))

@@ -3,7 +3,7 @@
 import pytest
 
 from qaedge.candidate import BlockSpec, Candidate, QuantScheme
-from qaedge.search.activations import peak_bytes
+from qaedge.search.activations import own_key, peak_bytes
 
 SHAPE = (8, 12, 16)  # 1,536 numbers
 PIXELS = 12 * 16
@@ -27,7 +27,8 @@ def peak(text, scheme="w8a8", shape=SHAPE):
         ("ir_k3_s1_e1_c16", (8 + 16) * PIXELS),
         ("context_k3_c4", (8 + 8) * PIXELS),
         ("context_k1_c32", (32 + 32) * PIXELS),
-        ("poolcontext_k1_c32", (32 + 32) * PIXELS + 32),
+        # The input waits for its mean, which is taken last.
+        ("poolcontext_k1_c32", (8 + 32 + 32) * PIXELS),
         ("logits_c3", (8 + 3) * PIXELS),
         ("conv_k3_s2_c64+ir_k3_s1_e6_c64", (64 + 384 + 384) * PIXELS // 4),
     ],
@@ -37,8 +38,11 @@ def test_the_peak_is_the_greatest_of_all_layers(text, numbers):
     assert peak(text, "fp32") == 4 * numbers
 
 
-def test_nobody_knows_the_teachers_own():
+def test_the_teachers_own_is_known_where_somebody_looked():
     assert peak("own_0123456789ab") is None
+    own = Candidate(BlockSpec.parse("own_0123456789ab"), QuantScheme.parse("fp32"), SHAPE)
+    assert own_key(own) == "own_0123456789ab@8x12x16"
+    assert peak_bytes(own, {own_key(own): 5000}) == 20_000 and peak_bytes(own, {"own_0@8x12x16": 5000}) is None
 
 
 @pytest.mark.parametrize("text", ["conv_k5_s2_c4_d2", "ir_k5_s2_e3_c16", "ir_k3_s2_e1_c8_d3", "context_k5_c4_d4"])
