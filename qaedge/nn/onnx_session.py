@@ -33,8 +33,8 @@ class OnnxSession:
         # Exact products also on x86 without VNNI, where 8-bit weights would saturate: a file made
         # for a board must mean here what it means there.
         options.add_session_config_entry("session.x64quantprecision", "1")
-        source, shifted = _source(path)
         try:
+            source, shifted = _source(path)
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime raises a dozen types of its own
             raise InvalidFile(

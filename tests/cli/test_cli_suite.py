@@ -265,21 +265,38 @@ def test_noise_is_measured_kept_and_used(bench, qaedge):
     assert ran.status == 1 and "qaedge device noise flaky" in ran.err
 
 
+#: Holds `device noise` in the fourth comparison.
+HELD = """\
+import time
+import qaedge.hil.aa as aa
+real, begun = aa.contest, []
+def contest(*given, **named):
+    begun.append(1)
+    if len(begun) > 3:
+        time.sleep(600)
+    return (yield from real(*given, **named))
+aa.contest = contest
+import qaedge.cli
+qaedge.cli.main()
+"""
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_noise_that_was_interrupted_goes_on(sent, bench, qaedge, spawn):
     kept = Path("devices/flaky.noise.jsonl")
-    # A board that does not answer any more after a while: so the signal comes in the middle.
-    bench('[[event]]\nwhat = "hang"\nat = "greeting"\nafter = 3\nat_s = 1.0\n')
     words = ("device", "noise", "flaky", "--comparisons", "10")
-    process = spawn(*words, start_new_session=True)
+    process = spawn(*words, code=HELD, start_new_session=True)
     until(lambda: kept.exists() and kept.read_bytes().count(b"\n") > 3, process)
     os.killpg(process.pid, sent)
     _, err = process.communicate(timeout=60)
     assert process.returncode in (130, -9) and "Traceback" not in err and not Path("devices/flaky.noise.json").exists()
     rows = kept.read_text().splitlines()[1:]
-    bench("")
     ran = qaedge(*words, "--json")
-    assert ran.status == 0 and f"{len(rows)} comparisons are kept from a run that did not end" in ran.err
+    assert (
+        ran.status == 0
+        and len(rows) == 3
+        and f"{len(rows)} comparisons are kept from a run that did not end" in ran.err
+    )
     ratios = json.loads(Path("devices/flaky.noise.json").read_text())["ratios"]
     assert ratios[: len(rows)] == [json.loads(row)["trial"]["ratio"] for row in rows] and len(ratios) == 10
     assert not kept.exists() and "are kept" not in qaedge(*words, "--json").err
