@@ -143,7 +143,7 @@ def _others(problem: Problem, metrics: Sequence[str]) -> dict[str, float]:
                 f"There is no front over {metric}, which is no sum over the blocks.", "Give a limit on it instead."
             )
     limits = {m: bound for m, bound in problem.limits.items() if m not in metrics}
-    if limits and _least(problem, metrics[0], limits, WIDTH) is None:
+    if limits and _least(problem, metrics[0], limits, WIDTH, np.inf) is None:
         raise infeasible(problem, limits)
     return {m: bound for m, bound in limits.items() if _extreme(problem, m, np.max, max) > bound}
 
@@ -187,8 +187,13 @@ def _extreme(
     return value
 
 
-def _least(problem: Problem, objective: str | None, limits: dict[str, float], width: int) -> _Found | None:
-    """Return the network of the least objective (None: loss) within `limits`; None where there is none."""
+def _least(
+    problem: Problem, objective: str | None, limits: dict[str, float], width: int, enough: float = -np.inf
+) -> _Found | None:
+    """Return the network of the least objective (None: loss) within `limits`; None where there is none.
+
+    The first that is met of at most `enough` is as good.
+    """
     sums = [metric for metric in limits if not problem.is_peak(metric)]
     layers = build_layers(problem, objective, sums, limits)
     if layers.is_empty:
@@ -200,7 +205,7 @@ def _least(problem: Problem, objective: str | None, limits: dict[str, float], wi
     # The least cost in the first limited metric, under the other limits, tells whether there is a
     # network at all, and is one to start from.
     metric = sums[0]
-    known = _least(problem, metric, {m: b for m, b in limits.items() if m != metric}, width)
+    known = _least(problem, metric, {m: b for m, b in limits.items() if m != metric}, width, limits[metric])
     if known is None or known.bound > limits[metric]:
         return None
     if known.value > limits[metric]:
@@ -210,15 +215,19 @@ def _least(problem: Problem, objective: str | None, limits: dict[str, float], wi
         )
     start = choice(problem, known.indices)
     value = start.loss if objective is None else start.costs[objective]
+    if value <= enough:
+        return _Found(known.indices, value, -np.inf)
     layers = within(layers.thinned(), np.eye(len(layers.start))[1:], (layers.bounds + layers.rounding)[1:])
-    return _search(layers, known.indices, value, width)
+    return _search(layers, known.indices, value, width, enough)
 
 
-def _search(layers: Layers, known: Positions, upper: float, width: int) -> _Found:
-    """Return the network of the least objective, where one within the limits is known, with its value."""
+def _search(layers: Layers, known: Positions, upper: float, width: int, enough: float) -> _Found:
+    """Return the network of the least objective, or one of at most `enough`, where one within the limits is known."""
     dual = maximize_bound(layers, upper)
     if dual.places is not None:
         known, upper = layers.indices(dual.places[None, :])[0], dual.upper
+        if upper <= enough:
+            return _Found(known, upper, dual.lower)
     offset = float(dual.weights[1:] @ layers.bounds[1:])
     gap = max(upper - dual.lower, 0.0)
     open_ = np.inf
@@ -291,7 +300,7 @@ def _least_peak(problem: Problem, metric: str, others: dict[str, float]) -> floa
     low, high = 0, len(values)
     while low < high:
         middle = (low + high) // 2
-        if _least(problem, None, {**others, metric: float(values[middle])}, WIDTH) is None:
+        if _least(problem, None, {**others, metric: float(values[middle])}, WIDTH, np.inf) is None:
             low = middle + 1
         else:
             high = middle
