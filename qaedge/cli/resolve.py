@@ -136,20 +136,26 @@ def warn_untrained(workspace: Workspace) -> None:
 def current_space(workspace: Workspace) -> SearchSpace:
     """Return the resolved space, from its file where that still holds; a damaged one is made anew."""
     SpaceFile.read(workspace.space_file)
-    # An older version did not look into the teacher's blocks; where torch is, that is made up for.
-    is_whole = workspace.activations_json.exists() or not has_nn()
+    try:
+        # An older version did not look into the teacher's blocks; where torch is, that is made up for.
+        is_whole = own_activations(workspace) is not None or not has_nn()
+    except InvalidFile:
+        is_whole = False
     if is_whole and workspace.space_json.exists() and not changed(workspace, untrained=not _was_trained(workspace)):
         with contextlib.suppress(InvalidFile):
             return SearchSpace.load(workspace.space_json)
     return resolve(workspace, untrained=True)[1]
 
 
-def own_activations(workspace: Workspace) -> dict[str, int]:
-    """Return what is known of the memory that the teacher's own blocks take; nothing where they were not looked at."""
+def own_activations(workspace: Workspace) -> dict[str, int] | None:
+    """Return what is known of the memory that the teacher's own blocks take; None where they were not looked at.
+
+    Raises InvalidFile for a damaged file.
+    """
     try:
-        return decode_json(workspace.activations_json, dict[str, int])
+        return decode_json(workspace.activations_json, dict[str, int], hint="Make it anew with: qaedge space")
     except MissingFile:
-        return {}
+        return None
 
 
 def saved_space(workspace: Workspace) -> SearchSpace:

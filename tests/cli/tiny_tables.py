@@ -55,6 +55,7 @@ def write_tables(workspace: Workspace) -> SearchSpace:
     space = SearchSpace("tiny", "t" * 64, tuple(blocks))
     space.save(workspace.space_json)
     write_json(workspace.space_json.with_name("space.inputs.json"), Inputs.of(workspace))
+    write_json(workspace.activations_json, {})
     losses = LossTable.store(workspace.loss_file(space.origin))
     latencies = LatencyTable.store(workspace.latency_file("local"))
     latencies.append(LatencyRow(anchor_key(space, str(SCHEME)), "u8s8", TEACHER_BYTES, 0, measured(TEACHER_MS)))
