@@ -9,8 +9,11 @@ from qaedge.candidate import Candidate
 from qaedge.network_key import HELD_OUT, network_key, places_of
 from qaedge.space import Block, SearchSpace
 
-#: How many networks are drawn beside the least one: with it, as many as a fit wants that is judged (`qaedge.fit`).
-DRAWN = 11
+#: How many networks are drawn beside the least one, at least and at most: with it, as many as a fit wants that is
+#: judged (`qaedge.fit`), and enough for a slope of each block where the blocks differ much.
+DRAWN = 11, 23
+#: One more is drawn for each so many candidates.
+_CANDIDATES = 8
 #: A space of which so many draws in a row were known already has no more to draw.
 _TRIES = 1000
 
@@ -25,7 +28,8 @@ def probes(space: SearchSpace) -> dict[str, tuple[Candidate, ...]]:
     options = _alike(space)
     least = [min(mine, key=lambda i: _work(block, i)) for mine, block in zip(options, space.blocks, strict=True)]
     draw = random.Random(space.hash)
-    found = [least, *([draw.choice(mine) for mine in options] for _ in range(DRAWN))]
+    count = min(max(sum(map(len, options)) // _CANDIDATES, DRAWN[0]), DRAWN[1])
+    found = [least, *([draw.choice(mine) for mine in options] for _ in range(count))]
     drawn = {network_key(space, chosen): _network(space, chosen) for chosen in found if any(chosen)}
     return drawn | dict([origin] if (origin := origin_network(space)) else [])
 
