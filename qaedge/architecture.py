@@ -11,6 +11,7 @@ import msgspec
 from qaedge.candidate import Candidate
 from qaedge.errors import InvalidFile
 from qaedge.files import decode_json, write_json
+from qaedge.runtime import FORMATS
 from qaedge.space import SearchSpace
 
 FORMAT = "qaedge-architecture"
@@ -114,6 +115,8 @@ def _check(path: Path, found: Architecture, space: SearchSpace) -> None:
         )
     if found.teacher != space.teacher:
         raise InvalidFile(path, "teacher", space.teacher, found.teacher, again)
+    if found.file_format not in FORMATS:
+        raise InvalidFile(path, "file_format", " or ".join(FORMATS), repr(found.file_format), again)
     if len(found.choices) != len(space.blocks):
         raise InvalidFile(path, "choices", f"{len(space.blocks)} blocks", f"{len(found.choices)}", again)
     for number, (choice, block) in enumerate(zip(found.choices, space.blocks, strict=True)):

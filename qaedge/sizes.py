@@ -46,6 +46,10 @@ class SizeTable:
             raise NotMeasured(f"The size of {key} as {self.format} is not known.", "Run: qaedge search --by size")
         return row
 
+    def size_slope(self, space: SearchSpace, is_float: bool) -> float:
+        """Return 1: no whole network was written, so nothing tells what is left of differences between blocks."""
+        return 1.0
+
     def origin(self, space: SearchSpace, is_float: bool) -> tuple[SizeRow, list[SizeRow]]:
         """Return the rows of the whole teacher and of each of its own blocks, as `LatencyTable.origin`."""
         return own_rows(space, is_float, self.row)

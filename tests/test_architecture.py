@@ -47,6 +47,13 @@ def test_an_older_file_still_loads(saved):
     assert Architecture.load(path, space) == architecture and architecture.file_format == "onnx"
 
 
+def test_a_format_that_is_none_is_refused(saved):
+    space, _, path = saved
+    change(path, file_format="tflit")
+    with pytest.raises(InvalidFile, match=r"file_format: expected onnx or tflite, found 'tflit'"):
+        Architecture.load(path, space)
+
+
 def test_another_spaces_architecture_is_refused_with_both_hashes(saved):
     space, architecture, path = saved
     other = make_space(candidates=9)

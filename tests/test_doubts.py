@@ -8,7 +8,7 @@ from qaedge.measurement import DOUBTS
 
 ROOT = Path(__file__).parents[1]
 #: Where doubts are made, and by which functions.
-_FILES = ["profilers/conditions.py", "profilers/chunks.py", "profilers/entry.py", "qaedge/hil/profile.py"]
+_FILES = ["profilers/conditions.py", "profilers/chunks.py", "profilers/entry.py", "qaedge/hil/readings.py"]
 _FILES += ["qaedge/hil/agreement.py"]
 _MAKERS = {"doubts", "taints", "held_back", "_doubts", "result", "rescaled", "_report", "_take_rounds"}
 

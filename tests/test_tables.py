@@ -101,6 +101,28 @@ def test_probes_tell_how_much_of_a_difference_is_left_in_a_network(slope):
     assert found.costs["latency@local"] == pytest.approx(probed.predict_latency(space, problem.candidates(found))[0])
 
 
+@pytest.mark.parametrize("slope", [0.9, 1.0, 1.1])
+def test_probes_tell_how_many_of_a_blocks_bytes_are_left_in_a_network(slope):
+    space = make_space()
+    losses, table = make_tables(space)
+    anchor = table.anchor(space, "w8a8")
+
+    def whole(network):
+        alone = sum(
+            table.row(c.key).size_bytes - table.row(b.candidates[0].key).size_bytes
+            for b, c in zip(space.blocks, network, strict=True)
+        )
+        return anchor.size_bytes + slope * alone
+
+    measured = [LatencyRow(k, "u8u8", round(whole(n)), 1, anchor.measurement) for k, n in probes(space).items()]
+    probed = LatencyTable("local", [*table.rows.values(), *measured])
+    problem = build_problem(space, losses, {"local": probed})
+    for chosen in itertools.islice(itertools.product(*(block.candidates for block in space.blocks)), 20):
+        assert probed.predict_size(space, chosen) == pytest.approx(whole(chosen), rel=1e-3)
+    found = problem.solve()
+    assert found.costs["size"] == pytest.approx(probed.predict_size(space, problem.candidates(found)), abs=0.5)
+
+
 def test_probes_that_disagree_are_in_the_error():
     space = make_space()
     _, table = make_tables(space)

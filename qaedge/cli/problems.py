@@ -69,6 +69,12 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
 
     space = saved_space(workspace)
     kinds, schemes = _precisions(space, terms.precision)
+    for block in space.blocks if schemes else ():
+        if all(str(candidate.scheme) in schemes for candidate in block.candidates):
+            raise UsageError(
+                f"The block {block.name} has no candidate in {terms.precision}.",
+                f"It has {', '.join(dict.fromkeys(str(candidate.scheme) for candidate in block.candidates))}.",
+            )
     selection = Selection.read(space, terms.fix, (*terms.forbid, *(f"scheme={scheme}" for scheme in schemes)))
     losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     if not losses.rows:

@@ -122,19 +122,21 @@ def write_manifest(
 ) -> None:
     """Write the manifest of an exported student; it tells the file's name, not its folder."""
     artifact = release.artifact
-    latency = next(((k, v) for k, v in architecture.costs.items() if k.startswith("latency@")), None)
-    size = architecture.costs.get("size")
+    # What was predicted is of the format that was searched; of another file of the network nothing was.
+    costs = architecture.costs if artifact.format == architecture.file_format else {}
+    latency = next(((k, v) for k, v in costs.items() if k.startswith("latency@")), None)
+    size = costs.get("size")
     manifest = Manifest(
         file=Path(artifact.path).name,
         sha256=artifact.sha256,
         size_bytes=artifact.size_bytes,
         format=artifact.format,
-        scheme=report.scheme,
+        scheme=", ".join(dict.fromkeys(choice.scheme for choice in architecture.choices)),
         form=release.file.form,
         form_reason=release.form_reason,
         input=_input(session, teacher, data),
         output=_output(session, teacher, classes),
-        ranges=f"least and greatest value over {len(report.calibration_images)} training images",
+        ranges=_ranges(report, release.file.form),
         calibration_images=report.calibration_images,
         architecture={choice.block: f"{choice.spec} {choice.scheme}" for choice in architecture.choices},
         space_hash=architecture.space_hash,
@@ -183,3 +185,14 @@ def _output(session: Session, teacher: Teacher, classes: tuple[str, ...]) -> Out
         scale=scale,
         zero_point=zero,
     )
+
+
+def _ranges(report: StudentReport, form: str) -> str:
+    """Say where the ranges of activations come from."""
+    if form == "float":
+        return "none: the file is in float"
+    images = f"over {len(report.calibration_images)} training images"
+    learned = ", then fine-tuned with the weights" if report.kept == "quantized" else ""
+    if any("ranges" in recipe for recipe in report.recipes.values()):
+        return f"least squared error {images}{learned}"
+    return f"least and greatest value {images}{learned}"

@@ -82,7 +82,7 @@ def export_student(
                 parity = msgspec.structs.replace(parity, within_one_step=worst)
             check(parity, written)
             artifact = msgspec.structs.replace(written, path=str(path))
-            reason = report.form_reason if artifact.format == "onnx" else TFLITE_REASON
+            reason = report.form_reason if artifact.format == "onnx" else "" if file.form == "float" else TFLITE_REASON
             preprocessing, classes = workspace.project.data, train.classes
             session = load_file(new)
             release = Release(
