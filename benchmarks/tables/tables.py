@@ -48,7 +48,7 @@ from qaedge.tables import LatencyTable, LossTable
 HERE = Path(__file__).resolve().parent
 NETWORKS, LIMITS = 40, 20
 #: Of the limits that are drawn; those of 0 and 1 told how great the margin has to be.
-SEEDS = 2, 3
+SEEDS = {"onnx": 2, "tflite": 3}
 #: How often what was found is measured; the middle one counts.
 TURNS = 3
 #: Seed -> how many networks are judged. The root that `qaedge.influence` takes was chosen on the first.
@@ -202,7 +202,7 @@ def main() -> None:
         formats = [kind for kind in FORMATS if held.table(kind).rows]
         made: dict[str, object] = {
             "latency": latencies(held),
-            "limits": {} if flags.name else {kind: limits(held, kind, seed) for seed, kind in zip(SEEDS, formats, strict=False)},
+            "limits": {} if flags.name else {kind: limits(held, kind, SEEDS[kind]) for kind in formats},
             "machine": machine(),
             "versions": {name: version_of(name) for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert")},
             "date": datetime.date.today().isoformat(),
