@@ -42,7 +42,7 @@ def test_networks_name_their_candidates_by_their_places(source):
         table = source.tables[found.kinds[network.kind].format]
         chosen = [block.candidates[at] for block, at in zip(source.space.blocks, network.indices, strict=True)]
         assert network.latency_s == pytest.approx(table.predict_latency(source.space, chosen)[0])
-        assert network.size_bytes == table.predict_size(source.space, chosen)
+        assert network.size_bytes == pytest.approx(table.predict_size(source.space, chosen), abs=0.5)
 
 
 def test_chosen_networks_are_predicted_by_the_tables_of_now(source):
