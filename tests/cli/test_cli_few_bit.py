@@ -60,6 +60,7 @@ def test_a_family_goes_from_distill_to_a_file_that_runs(few, qaedge, scheme, mon
     for file in files:
         manifest = msgspec.json.decode(Path(f"{file}.json").read_bytes(), type=Manifest)
         assert manifest.architecture["stage3"].endswith(f" {scheme}")
+        assert scheme in manifest.scheme.split(", ") and manifest.ranges.startswith("least squared error over ")
         *_, last = file_miou(file, val)
         assert last.result.miou == pytest.approx(manifest.miou)
         table = LatencyTable.read(few.workspace.latency_file("local"), "local", file.suffix[1:])
