@@ -46,9 +46,9 @@ class SizeTable:
             raise NotMeasured(f"The size of {key} as {self.format} is not known.", "Run: qaedge search --by size")
         return row
 
-    def size_slope(self, space: SearchSpace, is_float: bool) -> float:
-        """Return 1: no whole network was written, so nothing tells what is left of differences between blocks."""
-        return 1.0
+    def part_sizes(self, space: SearchSpace, is_float: bool) -> dict[str, float]:
+        """Return by key that a block is its own file's bytes: no whole network was written that would tell better."""
+        return {key: float(row.size_bytes) for key, row in self.rows.items()}
 
     def origin(self, space: SearchSpace, is_float: bool) -> tuple[SizeRow, list[SizeRow]]:
         """Return the rows of the whole teacher and of each of its own blocks, as `LatencyTable.origin`."""

@@ -12,7 +12,7 @@ import msgspec
 from qaedge.candidate import Candidate
 from qaedge.errors import NotMeasured
 from qaedge.fingerprint import Difference, strangers
-from qaedge.fit import ENOUGH, SLOPES, STATISTICS, Fit, fit
+from qaedge.fit import ENOUGH, STATISTICS, Fit, fit
 from qaedge.measurement import Measurement
 from qaedge.network_key import FITTED, HELD_OUT, network_of
 from qaedge.probes import origin_network, probes
@@ -20,6 +20,8 @@ from qaedge.space import SearchSpace
 from qaedge.store import Store
 
 R = TypeVar("R")
+#: Beyond these, what files have beside weights is not learned from whole networks: something else differs.
+BESIDE_SLOPES = 0.0, 3.0
 
 
 class LossRow(msgspec.Struct, frozen=True):
@@ -235,17 +237,23 @@ class LatencyTable:
         chosen = list(choices)
         kind = chosen[0].scheme.is_float
         anchor, owns = self.origin(space, kind)
-        alone = sum(
-            self.row(candidate.key).size_bytes - own.size_bytes for own, candidate in zip(owns, chosen, strict=True)
-        )
-        return round(anchor.size_bytes + self.size_slope(space, kind) * alone)
+        sizes = self.part_sizes(space, kind)
+        apart = [
+            sizes[self.row(candidate.key).key] - sizes[own.key] for own, candidate in zip(owns, chosen, strict=True)
+        ]
+        return round(anchor.size_bytes + sum(apart))
 
-    def size_slope(self, space: SearchSpace, is_float: bool) -> float:
-        """Return how much of a difference in bytes between blocks alone there is between whole files.
+    def part_sizes(self, space: SearchSpace, is_float: bool) -> dict[str, float]:
+        """Return by key how many bytes of a whole file a block is; only differences between them mean anything.
 
-        What a file has beside weights, such as names and what layers share, is not the same for a block alone. By
-        least squares of relative errors over the whole networks that were measured; 1 where there are none.
+        Weights lie in a whole file as in a block's own. What a file has beside them (the graph, names, what layers
+        share) does not: how much of it is there, the whole networks that were measured tell, by least squares of
+        relative errors; all of it where there are none.
         """
+        slope = self._beside_slope(space, is_float)
+        return {key: row.weight_bytes + slope * _beside(row) for key, row in self.rows.items()}
+
+    def _beside_slope(self, space: SearchSpace, is_float: bool) -> float:
         try:
             anchor, owns = self.origin(space, is_float)
         except NotMeasured:
@@ -254,10 +262,11 @@ class LatencyTable:
         for network, row in self.networks(space):
             if network[0].scheme.is_float != is_float or any(candidate.key not in self.rows for candidate in network):
                 continue
-            alone = sum(self.rows[c.key].size_bytes - own.size_bytes for c, own in zip(network, owns, strict=True))
-            product += alone * (row.size_bytes - anchor.size_bytes) / row.size_bytes**2
+            parts = [self.rows[candidate.key] for candidate in network]
+            alone = sum(_beside(part) - _beside(own) for part, own in zip(parts, owns, strict=True))
+            product += alone * (_beside(row) - _beside(anchor)) / row.size_bytes**2
             square += alone**2 / row.size_bytes**2
-        return min(max(product / square, SLOPES[0]), SLOPES[1]) if square else 1.0
+        return min(max(product / square, BESIDE_SLOPES[0]), BESIDE_SLOPES[1]) if square else 1.0
 
     def origin(self, space: SearchSpace, is_float: bool) -> tuple[LatencyRow, list[LatencyRow]]:
         """Return the rows of the whole teacher and of each of its own blocks, all in float or all in integers.
@@ -265,6 +274,11 @@ class LatencyTable:
         Each block is in the first such scheme that it has, in the whole teacher as alone. Raises NotMeasured.
         """
         return own_rows(space, is_float, self.row)
+
+
+def _beside(row: LatencyRow) -> int:
+    """What a row's file has beside weights [bytes]."""
+    return row.size_bytes - row.weight_bytes
 
 
 def own_rows(space: SearchSpace, is_float: bool, row: Callable[[str], R]) -> tuple[R, list[R]]:

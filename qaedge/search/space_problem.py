@@ -255,12 +255,12 @@ def build_problem(
         for slope, row in zip(fitted.slopes, own, strict=True):
             base[latency_on(device)] -= slope * row.measurement.statistic_s(fitted.statistic)
     sized = sizes or next(iter(latencies.values()), None)
-    size_slope = 1.0
+    part_sizes: dict[str, float] = {}
     if sized is not None:
         whole, parts = sized.origin(space, kind)
         teacher[SIZE] = float(whole.size_bytes)
-        size_slope = sized.size_slope(space, kind)
-        base[SIZE] = float(whole.size_bytes - size_slope * sum(row.size_bytes for row in parts))
+        part_sizes = sized.part_sizes(space, kind)
+        base[SIZE] = float(whole.size_bytes - sum(part_sizes[row.key] for row in parts))
     if with_peaks:
         owns = [block.candidates[block.own(kind) or 0] for block in space.blocks]
         peaks = [peak for own in owns if (peak := peak_bytes(own, own_peaks)) is not None]
@@ -273,7 +273,7 @@ def build_problem(
     for number, block in enumerate(space.blocks):
         places = allowed(selection, number, block)
         wanted = [i for i, c in enumerate(block.candidates) if i in places and c.scheme.is_float == kind]
-        indices, options = _options(number, block, wanted, losses, latencies, sized, size_slope, fits, doubtful)
+        indices, options = _options(number, block, wanted, losses, latencies, sized, part_sizes, fits, doubtful)
         if len(indices) < len(wanted):
             left_out[block.name] = len(wanted) - len(indices)
         if with_peaks:
@@ -347,7 +347,7 @@ def _options(
     losses: LossTable,
     latencies: dict[str, LatencyTable],
     sizes: LatencyTable | SizeTable | None,
-    size_slope: float,
+    part_sizes: Mapping[str, float],
     fits: dict[str, Fit],
     doubtful: dict[str, int],
 ) -> tuple[tuple[int, ...], Options]:
@@ -378,7 +378,7 @@ def _options(
         indices.append(index)
         values.append(loss.loss)
         if sized is not None:
-            costs[SIZE].append(size_slope * sized.size_bytes)
+            costs[SIZE].append(part_sizes[key])
         for device, row in rows.items():
             assert row is not None
             metric, fitted = latency_on(device), fits[device]
