@@ -27,7 +27,7 @@ _OPTIONAL = {"dilation"}
 _NUMBER = re.compile(r"^[1-9][0-9]{0,5}$")
 _REPEAT = re.compile(r"^r([0-9]+)_(.+)$")
 _MOST_REPEATS = 1000
-_SCHEME = re.compile(r"^w(?P<weights>[2-8][0-9a-z.]*)a(?P<activations>8)$")
+_SCHEME = re.compile(r"^w(?P<weights>[2-8][0-9a-z.]*)a(?P<activations>8|16)$")
 _OTHER_ACTIVATIONS = re.compile(r"^(?P<weights>w[2-8][0-9a-z.]*)a(?P<activations>[0-9]+)$")
 _MIX = re.compile(r"^([2-8])(?:dw([2-8]))?(?:fl([2-8]))?(?:s([1-9][0-9]?))?$")
 _LIST = re.compile(r"^[2-8](?:\.[2-8])+$")
@@ -169,7 +169,7 @@ class Mix(msgspec.Struct, frozen=True, omit_defaults=True):
 class QuantScheme(msgspec.Struct, frozen=True, omit_defaults=True):
     """How numbers are stored: bits of weights and activations; 32 and 32 is float.
 
-    Weights are symmetric per output channel, activations asymmetric per tensor. Fewer than 8
+    Weights are symmetric per output channel, activations per tensor: asymmetric of 8 bits, symmetric of 16. Fewer than 8
     weight bits lie in 8-bit containers until a format that packs them is chosen: `w7a8` is what
     runtimes call "reduced range".
 
@@ -201,16 +201,16 @@ class QuantScheme(msgspec.Struct, frozen=True, omit_defaults=True):
         mix = _parse_mix(match["weights"]) if match else None
         if match is None or mix is None:
             others = _OTHER_ACTIVATIONS.match(text)
-            if others is not None and others["activations"] != "8" and _parse_mix(others["weights"][1:]) is not None:
+            if others is not None and _parse_mix(others["weights"][1:]) is not None:
                 raise UsageError(
                     f"{text!r} has activations of {others['activations']} bits, which no runtime here holds.",
-                    f"Activations have 8 bits: {others['weights']}a8. docs/schemes.md tells why.",
+                    f"Activations have 8 bits, or 16: {others['weights']}a8. docs/schemes.md tells why.",
                 )
             raise UsageError(
                 f"{text!r} is not a quantization scheme.",
                 "Known: fp32, w8a8, w7a8, w4a8, w2a8, w4dw8a8 (depthwise layers at 8 bits), w4fl8a8 (first and last), "
                 "w4s2a8 (the 2 most sensitive), w8.4.4.8a8 (each layer's). What is kept has more bits than the rest; "
-                "weights have 2 to 8 bits, activations 8.",
+                "weights have 2 to 8 bits, activations 8 or 16.",
             )
         plain = mix == Mix(mix.base)
         return QuantScheme(mix.widest, int(match["activations"]), None if plain else mix)
