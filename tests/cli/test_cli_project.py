@@ -185,7 +185,7 @@ def test_a_damaged_resolved_space_is_made_anew(name, text, qaedge, scenes):
 @pytest.mark.parametrize(
     ("scheme", "said"),
     [
-        ("w8a4", "found 'w8a4'.\n  Activations have 8 bits: w8a8."),
+        ("w8a4", "found 'w8a4'.\n  Activations have 8 bits, or 16: w8a8."),
         ("int8", "block[1].schemes: expected quantization schemes such as w8a8, found 'int8'.\n  Known: fp32, w8a8"),
         ("w8.4a8", "block 'stage3': w8.4a8 names 2 layers; the candidates have 3 with weights"),
     ],
