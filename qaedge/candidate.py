@@ -169,9 +169,9 @@ class Mix(msgspec.Struct, frozen=True, omit_defaults=True):
 class QuantScheme(msgspec.Struct, frozen=True, omit_defaults=True):
     """How numbers are stored: bits of weights and activations; 32 and 32 is float.
 
-    Weights are symmetric per output channel, activations per tensor: asymmetric of 8 bits, symmetric of 16. Fewer than 8
-    weight bits lie in 8-bit containers until a format that packs them is chosen: `w7a8` is what
-    runtimes call "reduced range".
+    Weights are symmetric per output channel, activations per tensor: asymmetric of 8 bits, symmetric
+    of 16. Fewer than 8 weight bits lie in 8-bit containers until a format that packs them is chosen:
+    `w7a8` is what runtimes call "reduced range".
 
     Texts: `fp32`; `w8a8` (all layers alike); `w8.4.4.8a8` (a number for each layer that has
     weights, in the block's order); `w4dw8a8` (depthwise convolutions at 8), `w4fl8a8` (first and last
