@@ -34,6 +34,14 @@ class Predicted(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     error: float
 
 
+class BorderCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Two neighbours whose activations have unlike numbers of bits, and what the change takes on each device [s]."""
+
+    between: tuple[str, str]
+    bits: tuple[int, int]
+    latency_s: dict[str, float]
+
+
 class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A choice per block, in the order of the network.
 
@@ -44,6 +52,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         costs: metric (`latency@pi4` [s], `size` [bytes]) -> what the whole network is predicted to cost.
         limits: metric -> the limit that was asked for, in the same units.
         file_format: of the files that the costs are of: "onnx" or "tflite".
+        borders: what lies between blocks, in the order of the network; a part of `costs`. Not there where nothing does.
     """
 
     space: str
@@ -56,6 +65,7 @@ class Architecture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file_format: str = "onnx"
     format: str = FORMAT
     version: int = VERSION
+    borders: tuple[BorderCost, ...] | msgspec.UnsetType = msgspec.UNSET
 
     def candidates(self, space: SearchSpace) -> tuple[Candidate, ...]:
         """Return the chosen candidate of each block of the space it was checked against."""
@@ -135,6 +145,8 @@ def _check(path: Path, found: Architecture, space: SearchSpace) -> None:
     figures = [("loss", found.loss), *((f"limits.{metric}", limit) for metric, limit in found.limits.items())]
     for metric, cost in found.costs.items():
         figures += [(f"costs.{metric}.value", cost.value), (f"costs.{metric}.error", cost.error)]
+    for number, border in enumerate(found.borders or ()):
+        figures += [(f"borders[{number}].latency_s.{device}", value) for device, value in border.latency_s.items()]
     for key, value in figures:
         if not (math.isfinite(value) and value >= 0):
             raise InvalidFile(path, key, "a number from 0", str(value))

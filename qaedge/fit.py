@@ -1,6 +1,6 @@
 """The fit: how differences between blocks measured alone become a difference between whole networks.
 
-Blocks that are measured alone find their weights and their input in the cache, borders cost nothing there,
+Blocks that are measured alone find their weights and their input in the cache, their ends cost nothing there,
 and an interrupted machine spoils some statistics more than others. Whole networks tell what is left of a
 difference; with enough of them the fit is chosen by what it predicts of a network that it has not seen.
 """
@@ -36,6 +36,8 @@ _RIDGES = (0.03, 0.1, 0.3, 1.0, 3.0)
 class Fit(msgspec.Struct, frozen=True):
     """`T = T0 + offset_s + sum over blocks of slopes[b] * (t_b - t_b0)`, T0 being the measured teacher's.
 
+    What lies between blocks (`qaedge.borders`) comes on top.
+
     Attributes:
         slopes: of each block.
         offset_s: what every network takes beside [s].
@@ -61,7 +63,12 @@ class Fit(msgspec.Struct, frozen=True):
         return sum(self.slopes) / len(self.slopes)
 
 
-def fit(differences: Mapping[str, Sequence[Sequence[float]]], whole: Sequence[float], teacher_s: float) -> Fit:
+def fit(
+    differences: Mapping[str, Sequence[Sequence[float]]],
+    whole: Sequence[float],
+    teacher_s: float,
+    beside: Sequence[float] = (),
+) -> Fit:
     """Fit whole networks by their blocks, and choose how.
 
     By least squares of relative errors, with ridge towards slopes of 1 and no offset. Fewer than ENOUGH
@@ -72,13 +79,15 @@ def fit(differences: Mapping[str, Sequence[Sequence[float]]], whole: Sequence[fl
         differences: statistic -> for each network, t - t0 of each block [s]; all have "median".
         whole: the difference of each whole network to the teacher [s].
         teacher_s: what the teacher takes [s].
+        beside: how much of `whole` is known to be no block's [s]; none where it is not given.
     """
     import numpy as np
 
-    y = np.asarray(whole, dtype=np.float64)
+    differs = np.asarray(whole, dtype=np.float64)
+    y = differs - np.asarray(beside, dtype=np.float64) if len(beside) else differs
     tables = {name: np.asarray(rows, dtype=np.float64) for name, rows in differences.items()}
     x = tables["median"]
-    weights = 1.0 / np.maximum(teacher_s + y, 1e-12)
+    weights = 1.0 / np.maximum(teacher_s + differs, 1e-12)  # errors are shares of what a network takes in all
     if len(y) < ENOUGH:
         return _slope(x, y, weights)
     chosen = _choose(tables, y, weights)

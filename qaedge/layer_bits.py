@@ -60,7 +60,7 @@ class LayerBits:
         )
 
     def of_row(self, key: str) -> tuple[int, ...]:
-        """Return those of what a row of a latency table measured, one block after the other."""
+        """Return those of what a row of a latency table measured, one block after the other; a border has none."""
         if key in self._candidates:
             return self._candidates[key]
         scheme = self._anchors.get(key)

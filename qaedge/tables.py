@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from qaedge.borders import Border, borders, borders_in
 from qaedge.candidate import Candidate
 from qaedge.errors import NotMeasured
 from qaedge.fingerprint import Difference, strangers
@@ -57,6 +58,7 @@ class LossRow(msgspec.Struct, frozen=True):
 class LatencyRow(msgspec.Struct, frozen=True):
     """What a candidate, the whole teacher ("teacher_...") or a whole network ("network_...", "check_...") costs there.
 
+    Or what brings activations from one width to another ("border_...", `qaedge.borders`).
     `format` is the file's: the same candidate may be there as ONNX and as TFLite. `layer_bits` are those of the
     blocks that keep their most sensitive layers, where it was known which these are.
     """
@@ -108,10 +110,11 @@ class LatencyTable:
     """Costs on one device, of files of one format.
 
     A whole network is predicted from the measured whole teacher T0 (INT8, same form) and the
-    blocks: `T = T0 + c + sum(a_b * (t_b - t_b0))`, t_b0 being the teacher's own block. What borders cost
-    (layout changes at a block's ends, input and output of the network) is in T0 and cancels in
+    blocks: `T = T0 + c + sum(a_b * (t_b - t_b0)) + B - B0`, t_b0 being the teacher's own block. What a block's ends
+    cost (layout changes, input and output of the network) is in T0 and cancels in
     each difference; c and a_b are what measured whole networks tell (`fit`). (A method of our own; measuring
-    blocks alone and adding them counts the borders once per block.)
+    blocks alone and adding them counts their ends once per block.) B is what lies between neighbours whose
+    activations are of unlike widths (`qaedge.borders`), and B0 what of it is in T0.
     """
 
     def __init__(self, device: str, rows: Iterable[LatencyRow], file_format: str = "onnx") -> None:
@@ -147,6 +150,17 @@ class LatencyTable:
         if row is None:
             raise NotMeasured(f"{key} was not measured on {self.device}{self.as_format}.", f"Run: {self.command}")
         return row
+
+    def border_s(self, border: Border) -> float:
+        """Return what a change of activation width takes within a network [s]; raise NotMeasured."""
+        found = self.row(border.key).measurement
+        # An operator within a network pays for no call. The overhead of one stays in elsewhere (docs/decisions/0012)
+        # because it cancels between two candidates of a block; a border has nothing to cancel it.
+        return max(0.0, found.median_s - found.overhead_s)
+
+    def borders_s(self, network: Iterable[Candidate]) -> float:
+        """Return what all changes of activation width in a network take [s]; raise NotMeasured."""
+        return sum((self.border_s(each) for each in borders_in(network)), 0.0)
 
     def mixed(self, keys: Iterable[str]) -> dict[str, tuple[Difference, ...]]:
         """Return which of these rows were measured in another state than the newest of them, and how they differ."""
@@ -185,11 +199,10 @@ class LatencyTable:
         none = Fit((1.0,) * len(space.blocks))
         try:
             anchor, owns = self.origin(space, kind)
+            own_borders_s = self.borders_s(own_network(space, kind))
         except NotMeasured:
             return none
-        usable = [
-            (n, row) for n, row in alike if row is not anchor and all(candidate.key in self.rows for candidate in n)
-        ]
+        usable = [(n, row) for n, row in alike if row is not anchor and self._holds(n)]
         if not usable:
             return none
         differences = {
@@ -203,14 +216,21 @@ class LatencyTable:
             for name in STATISTICS
         }
         whole = [row.measurement.median_s - anchor.measurement.median_s for _, row in usable]
-        return fit(differences, whole, anchor.measurement.median_s)
+        # What borders take is no block's: left in, it would bend the slopes.
+        beside = [self.borders_s(network) - own_borders_s for network, _ in usable]
+        return fit(differences, whole, anchor.measurement.median_s, beside)
+
+    def _holds(self, network: Sequence[Candidate]) -> bool:
+        """Whether every candidate of a network was measured, and all that lies between them."""
+        keys = [*(candidate.key for candidate in network), *(each.key for each in borders_in(network))]
+        return all(key in self.rows for key in keys)
 
     def _widened(self, space: SearchSpace, kind: bool) -> None:
         """Let the error of a fit be at least that of networks which took no part in it, where enough were measured."""
         found = self._fits[space.hash, kind]
         offs = []
         for network, row in self.networks(space, HELD_OUT):
-            if network[0].scheme.is_float == kind and all(candidate.key in self.rows for candidate in network):
+            if network[0].scheme.is_float == kind and self._holds(network):
                 offs.append(self.predict_latency(space, network)[0] / row.measurement.median_s - 1)
         if len(offs) >= ENOUGH:
             error = (sum(off**2 for off in offs) / len(offs)) ** 0.5
@@ -218,7 +238,11 @@ class LatencyTable:
                 self._fits[space.hash, kind] = msgspec.structs.replace(found, relative_error=error)
 
     def predict_latency(self, space: SearchSpace, choices: Iterable[Candidate]) -> tuple[float, float]:
-        """Predict a whole network's latency and its standard error [s]; raise NotMeasured."""
+        """Predict a whole network's latency and its standard error [s]; raise NotMeasured.
+
+        The errors of borders add nothing: they are small beside the fit's, and a sum over blocks alone is what
+        `search.margin` keeps a limit with. Both say the same error of a network.
+        """
         chosen = list(choices)
         kind = chosen[0].scheme.is_float
         anchor_row, owns = self.origin(space, kind)
@@ -230,10 +254,14 @@ class LatencyTable:
             if mine is not own:
                 value += slope * (mine.statistic_s(fitted.statistic) - own.statistic_s(fitted.statistic))
                 variance += slope**2 * (mine.error_s**2 + own.error_s**2)
+        value += self.borders_s(chosen) - self.borders_s(own_network(space, kind))
         return value, (variance + (fitted.relative_error * value) ** 2) ** 0.5
 
     def predict_size(self, space: SearchSpace, choices: Iterable[Candidate]) -> int:
-        """Predict a whole network's file size [bytes]; raise NotMeasured."""
+        """Predict a whole network's file size [bytes]; raise NotMeasured.
+
+        Borders are left out: an operator without weights takes a hundred bytes or so.
+        """
         chosen = list(choices)
         kind = chosen[0].scheme.is_float
         anchor, owns = self.origin(space, kind)
@@ -281,8 +309,11 @@ def _beside(row: LatencyRow) -> int:
     return row.size_bytes - row.weight_bytes
 
 
-def own_rows(space: SearchSpace, is_float: bool, row: Callable[[str], R]) -> tuple[R, list[R]]:
-    """Return what `row` gives for the keys of the whole teacher and of each of its own blocks; raise NotMeasured."""
+def own_network(space: SearchSpace, is_float: bool) -> list[Candidate]:
+    """Return the teacher's own blocks, all in float or in integers, each in its first such scheme; raise NotMeasured.
+
+    It is the network that predictions start from.
+    """
     owns = []
     for block in space.blocks:
         place = block.own(is_float)
@@ -293,16 +324,22 @@ def own_rows(space: SearchSpace, is_float: bool, row: Callable[[str], R]) -> tup
                 "A network is in float or in integers as a whole: give each block the same kinds of schemes.",
             )
         owns.append(block.candidates[place])
+    return owns
+
+
+def own_rows(space: SearchSpace, is_float: bool, row: Callable[[str], R]) -> tuple[R, list[R]]:
+    """Return what `row` gives for the keys of the whole teacher and of each of its own blocks; raise NotMeasured."""
+    owns = own_network(space, is_float)
     mixed = None if is_float else origin_network(space)
     whole = row(mixed[0] if mixed else anchor_key(space, str(owns[0].scheme)))
     return whole, [row(own.key) for own in owns]
 
 
 def table_keys(space: SearchSpace) -> set[str]:
-    """The keys of all that is measured of a space: every candidate, the teacher in each scheme, the probes."""
+    """The keys of all that is measured of a space: every candidate, the teacher in each scheme, probes and borders."""
     schemes = {str(candidate.scheme) for candidate in space.unique()}
     whole = {anchor_key(space, scheme) for scheme in schemes} | probes(space).keys()
-    return {candidate.key for candidate in space.unique()} | whole
+    return {candidate.key for candidate in space.unique()} | whole | borders(space).keys()
 
 
 def anchor_key(space: SearchSpace, scheme: str) -> str:

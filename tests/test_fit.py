@@ -39,6 +39,16 @@ def test_the_error_left_out_is_that_of_fitting_without_the_network(seed):
             assert residuals[left_out] == pytest.approx(wanted, rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.parametrize("count", [ENOUGH - 1, 20])
+def test_what_is_known_to_be_no_blocks_is_taken_out_first(count):
+    x, random = drawn(2, count)
+    beside = random.uniform(-1e-3, 4e-3, count)
+    y = 0.8 * x.sum(1)
+    found = fit({name: x.tolist() for name in ("median", "p25", "min")}, (y + beside).tolist(), TEACHER_S, beside)
+    assert found.slopes == pytest.approx((0.8,) * 5, rel=3e-3) and found.relative_error < 1e-3
+    assert fitted(x, y + beside).relative_error > 0.05
+
+
 def test_a_few_networks_tell_one_slope():
     x, _ = drawn(0, ENOUGH - 1)
     found = fitted(x, 0.8 * x.sum(1) + 0.3e-3)

@@ -2,6 +2,7 @@ import msgspec
 import pytest
 from synthetic import make_space
 
+from qaedge.borders import borders
 from qaedge.candidate import BlockSpec
 from qaedge.errors import InvalidFile, MissingFile, QaedgeError, UsageError
 from qaedge.space import AXES, ENUMERATORS, Axes, SearchSpace, SpaceFile
@@ -119,7 +120,7 @@ def test_an_unknown_block_is_told_with_the_known_ones():
         ("kernels = [3, 5]", "kernels = [4]", "block[0].kernels", "odd numbers from 1", "4"),
         ('kind = "context"', 'kind = "aspp"', "block[1].kind", "one of inverted_residual, stem, context", "'aspp'"),
         ('["w8a8", "w7a8"]', '["int8"]', "block[0].schemes", "quantization schemes such as w8a8", "'int8'"),
-        ('["w8a8", "w7a8"]', '["w8a16"]', "block[0].schemes", "quantization schemes such as w8a8", "'w8a16'"),
+        ('["w8a8", "w7a8"]', '["w8a12"]', "block[0].schemes", "quantization schemes such as w8a8", "'w8a12'"),
         ('["w8a8", "w7a8"]', "[]", "block[0].schemes", "at least one", "none"),
         ('["w8a8", "w7a8"]', '["w8a8", "w8a8"]', "block[0].schemes", "each once", "['w8a8', 'w8a8']"),
         ("pooling = [true, false]", "pooling = []", "block[1].pooling", "at least one", "none"),
@@ -133,6 +134,18 @@ def test_a_wrong_key_is_told_with_file_key_expected_and_found(tmp_path, old, new
     with pytest.raises(InvalidFile) as caught:
         SpaceFile.read(path)
     assert caught.value.message == f"{path}: {key}: expected {expected}, found {found}."
+
+
+def test_activations_of_16_bits_stand_beside_those_of_8(tmp_path):
+    text = TEXT.replace('["w8a8", "w7a8"]', '["w8a8", "w8a16", "w4dw8a16"]')
+    space = SpaceFile.read(write(tmp_path, text)).resolve(SHAPES, OWN, "c" * 64)
+    stage, head = space.blocks
+    assert [str(c.scheme) for c in stage.candidates[:3]] == ["w8a8", "w8a16", "w4dw8a16"]
+    assert {str(c.scheme) for c in head.candidates} == {"w8a8"}
+    space.save(tmp_path / "space.json")
+    again = SearchSpace.load(tmp_path / "space.json")
+    assert again == space and again.precisions == (False,)
+    assert set(borders(again)) == {"border_a16a8@24x16x16"}
 
 
 def test_a_family_of_schemes_is_expanded_and_lists_hold_for_blocks_of_as_many_layers(tmp_path):

@@ -4,11 +4,15 @@ import random
 import msgspec
 import pytest
 from synthetic import make_loss_row, make_measurement, make_space, make_tables
+from widths import networks_of, row_of, widths_space, widths_tables
 
+from qaedge.borders import borders, borders_in
 from qaedge.errors import InvalidFile, NotMeasured
-from qaedge.probes import probes
+from qaedge.network_key import HELD_OUT, network_key, places_of
+from qaedge.predictions import Predictions
+from qaedge.probes import origin_network, probes
 from qaedge.search.space_problem import build_problem
-from qaedge.tables import LatencyRow, LatencyTable, LossTable, anchor_key
+from qaedge.tables import LatencyRow, LatencyTable, LossTable, anchor_key, table_keys
 
 
 def test_tables_survive_their_files(tmp_path):
@@ -169,3 +173,107 @@ def test_the_anchor_key_tells_teacher_scheme_and_input():
     assert anchor_key(make_space(), "w7a8") == "teacher_abababababab@w7a8@8x12x16"
     other = msgspec.structs.replace(make_space(), teacher="12" * 32)
     assert anchor_key(other, "w7a8") != anchor_key(make_space(), "w7a8")
+
+
+def test_a_border_costs_its_row_less_the_call_and_never_less_than_nothing():
+    space = widths_space([["w8a8", "w8a16"]] * 2)
+    up, down = (borders(space)[f"border_{way}@16x12x16"] for way in ("a8a16", "a16a8"))
+    table = LatencyTable("local", [row_of(up.key, 0.003, overhead_s=0.001), row_of(down.key, 1e-4, overhead_s=2e-4)])
+    assert table.border_s(up) == pytest.approx(0.002) and table.border_s(down) == 0
+    with pytest.raises(NotMeasured, match=r"border_a8a16@16x12x16 was not measured on pi4\.\nRun: qaedge profile"):
+        LatencyTable("pi4", []).border_s(up)
+
+
+def test_a_network_pays_for_its_borders_less_those_of_the_network_that_was_measured():
+    space = widths_space([["w8a8", "w8a16"], ["w8a16", "w8a8"], ["w8a8", "w8a16"]])
+    _, table = widths_tables(space)
+    key, own = origin_network(space)
+    assert [b.key for b in borders_in(own)] == ["border_a8a16@16x12x16", "border_a16a8@24x12x16"]
+    assert table.predict_latency(space, own)[0] == table.row(key).measurement.median_s
+    for network in networks_of(space):
+        alone = sum(
+            table.row(c.key).measurement.median_s - table.row(o.key).measurement.median_s
+            for c, o in zip(network, own, strict=True)
+        )
+        beside = table.borders_s(network) - table.borders_s(own)
+        value, error = table.predict_latency(space, network)
+        assert value == pytest.approx(table.row(key).measurement.median_s + alone + beside)
+        changed = [(c, o) for c, o in zip(network, own, strict=True) if c != o]
+        assert error**2 == pytest.approx(
+            table.row(key).measurement.error_s ** 2
+            + sum(table.row(c.key).measurement.error_s ** 2 for pair in changed for c in pair)
+        ), "borders add no error"
+
+
+def test_a_border_without_a_row_is_missed_only_where_a_network_has_it():
+    space = widths_space([["w8a8", "w8a16"]] * 2)
+    _, table = widths_tables(space)
+    less = LatencyTable("local", [row for key, row in table.rows.items() if key != "border_a16a8@16x12x16"])
+    for network in networks_of(space):
+        if [b.before for b in borders_in(network)] == [16]:
+            with pytest.raises(NotMeasured, match="border_a16a8@16x12x16"):
+                less.predict_latency(space, network)
+        else:
+            assert less.predict_latency(space, network) == table.predict_latency(space, network)
+
+
+@pytest.mark.parametrize("count", [6, 20])
+def test_borders_do_not_bend_the_slopes(count):
+    space = widths_space([["w8a8", "w8a16"]] * 3, specs=3)
+    _, table = widths_tables(space, border_s=0.05)
+    draw, t0 = random.Random(3), table.anchor(space, "w8a8").measurement.median_s
+    rows = dict(table.rows)
+
+    def takes(network):
+        owns = [block.candidates[0] for block in space.blocks]
+        alone = sum(
+            table.row(c.key).measurement.median_s - table.row(o.key).measurement.median_s
+            for c, o in zip(network, owns, strict=True)
+        )
+        return t0 + 0.8 * alone + table.borders_s(network)
+
+    for network in draw.sample(networks_of(space)[1:], count):
+        key = network_key(space, places_of(space, network))
+        rows[key] = row_of(key, takes(network))
+    fitted = LatencyTable("local", rows.values())
+    assert fitted.fit(space).networks == count and fitted.fit(space).common_slope == pytest.approx(0.8, rel=0.02)
+    assert fitted.fit(space).relative_error == pytest.approx(0, abs=2e-3)
+    for network in draw.sample(networks_of(space), 20):
+        assert fitted.predict_latency(space, network)[0] == pytest.approx(takes(network), rel=5e-3)
+
+    gone = "border_a16a8@16x12x16"
+    less = LatencyTable("local", [row for key, row in rows.items() if key != gone])
+    with_it = [n for n, _ in fitted.networks(space) if gone in {b.key for b in borders_in(n)}]
+    assert with_it and less.fit(space).networks == count - len(with_it), "those are not learned from"
+    unknown = LatencyTable("local", [row for key, row in rows.items() if not key.startswith("border")])
+    assert unknown.fit(space).networks == sum(not borders_in(n) for n, _ in fitted.networks(space))
+
+
+def test_networks_held_out_with_borders_widen_the_error_and_are_predicted():
+    space = widths_space([["w8a8", "w8a16"]] * 3)
+    _, table = widths_tables(space)
+    rows = dict(table.rows)
+    for network in networks_of(space)[1:31]:
+        key = network_key(space, places_of(space, network), HELD_OUT)
+        rows[key] = row_of(key, table.predict_latency(space, network)[0] / 1.2)
+    held = LatencyTable("local", rows.values())
+    assert held.fit(space).relative_error == pytest.approx(0.2)
+    assert Predictions.of(held, space).mape == pytest.approx(0.2)
+    gone = "border_a16a8@16x12x16"
+    less = LatencyTable("local", [row for key, row in rows.items() if key != gone])
+    assert less.fit(space).relative_error == pytest.approx(0.2), "the others tell it still"
+
+
+def test_borders_are_wanted_and_are_no_networks():
+    space = widths_space([["fp32", "w8a8", "w8a16"]] * 2)
+    _, table = widths_tables(space)
+    assert set(borders(space)) == {"border_a8a16@16x12x16", "border_a16a8@16x12x16"}
+    assert set(borders(space)) <= table_keys(space)
+    assert table.networks(space) == table.networks(space, HELD_OUT) == []
+    assert not set(borders(make_space())) and not any(key.startswith("border") for key in table_keys(make_space()))
+    network = (space.blocks[0].candidates[1], space.blocks[1].candidates[2])
+    parts = [
+        table.row(c.key).size_bytes - table.row(o.key).size_bytes
+        for c, o in zip(network, [block.candidates[1] for block in space.blocks], strict=True)
+    ]
+    assert table.predict_size(space, network) == 4_000_000 + sum(parts), "a border has no size"

@@ -85,6 +85,7 @@ def show_choice(
             )
         ],
     )
+    _show_borders(chosen)
     report.line()
     teacher = found.own()
     limits = {c.metric: format_cost(c.metric, c.limit) for c in found.problem.constraints}
@@ -116,6 +117,23 @@ def show_choice(
     )
     if gap:
         report.warn(f"this is not proven to be the best: another network could have {gap:.2g} less loss.")
+
+
+def _show_borders(chosen: Architecture) -> None:
+    """Say how many changes of activation width a network has, and what they take; nothing where it has none."""
+    if not chosen.borders:
+        return
+    count = len(chosen.borders)
+    taken: dict[str, float] = {}
+    for border in chosen.borders:
+        for device, value in border.latency_s.items():
+            taken[device] = taken.get(device, 0.0) + value
+    costs = [
+        f"{format_seconds(value)} in all" + (f" on {device}" if len(taken) > 1 else "")
+        for device, value in taken.items()
+    ]
+    changes = f"{count} change{'s' if count > 1 else ''} of activation width"
+    report.line(f"Borders: {', '.join([changes, *costs])}.")
 
 
 def _with_error(metric: str, cost: Predicted) -> str:
@@ -239,6 +257,7 @@ def front_json(front: list[Contestant], metrics: Sequence[str]) -> dict[str, obj
                 "summed": c.score,
                 "format": c.problem.format,
                 "candidates": [f"{one.spec}@{one.scheme}" for one in c.problem.candidates(c.choice)],
+                **({"borders": between} if (between := c.problem.borders(c.choice)) else {}),
             }
             for c in front
         ]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from qaedge.borders import borders
 from qaedge.candidate import QuantScheme
 from qaedge.device import Device, choose_form
 from qaedge.fingerprint import FACTS, differences, fingerprint_of
@@ -150,12 +151,16 @@ def _forms(file_format: str, device: Device, space: SearchSpace, fleet: Fleet) -
 
 
 def _wanted(space: SearchSpace, forms: dict[int, tuple[str, str]]) -> dict[str, str]:
-    """Return the form of each key that the table should have: candidates, the teacher in each scheme, probes."""
+    """Return the form of each key that the table should have: candidates, the teacher in each scheme, probes, borders.
+
+    A border has no weights; its file is written as those of the most weight bits are.
+    """
     named = {candidate.key: candidate.scheme for candidate in space.unique()}
     named |= {anchor_key(space, str(scheme)): scheme for scheme in list(named.values())}
     # As the file of a whole network is stored.
     named |= {key: max((c.scheme for c in n), key=lambda s: s.weight_bits) for key, n in probes(space).items()}
-    return {key: "float" if s.is_float else forms[s.weight_bits][0] for key, s in named.items()}
+    wanted = {key: "float" if s.is_float else forms[s.weight_bits][0] for key, s in named.items()}
+    return wanted | {key: forms[max(forms)][0] for key in borders(space)}
 
 
 def _changes(row: LatencyRow, fleet: Fleet, devices: Iterable[Device]) -> tuple[Difference, ...]:

@@ -10,6 +10,7 @@ import typer
 
 from qaedge import report
 from qaedge.artifact import Artifact
+from qaedge.borders import borders
 from qaedge.cli import options
 from qaedge.cli.plan import Plan, plan
 from qaedge.cli.resolve import need_nn, note_fake, resolve
@@ -49,6 +50,18 @@ class BlockRow(msgspec.Struct, frozen=True):
     unstable: int
 
 
+class BorderRow(msgspec.Struct, frozen=True):
+    """What lies between two blocks whose activations are of unlike widths [bits], and takes in a network [s].
+
+    `latency_s` is None where no row is there.
+    """
+
+    before: int
+    after: int
+    shape: tuple[int, int, int]
+    latency_s: float | None
+
+
 class Summary(msgspec.Struct, frozen=True):
     """What one run of the command did, and what the table holds then."""
 
@@ -63,6 +76,7 @@ class Summary(msgspec.Struct, frozen=True):
     format: str = "onnx"
     slower: tuple[Slower, ...] = ()
     slower_bits: tuple[SlowerBits, ...] = ()
+    borders: tuple[BorderRow, ...] = ()
 
 
 def run(
@@ -142,7 +156,8 @@ def run(
         raise MeasurementError(
             f"{len(failed)} of {total} {candidates} not measured.",
             "\n".join(f"{f.artifact.name}: {f.error.message}" for f in failed)
-            + "\nThe others are in the table, and search leaves these out, or warns where it has older rows of them.",
+            + "\nThe others are in the table, and search leaves these out, or warns where it has older rows of them."
+            + _without(space, {f.artifact.name for f in failed}),
         )
 
 
@@ -168,6 +183,20 @@ def summarize(
         format=table.format,
         slower=slower_in_integers(space, table),
         slower_bits=slower_in_fewer_bits(space, table),
+        borders=tuple(
+            BorderRow(each.before, each.after, each.shape, table.border_s(each) if key in table.rows else None)
+            for key, each in borders(space).items()
+        ),
+    )
+
+
+def _without(space: SearchSpace, failed: set[str]) -> str:
+    """Say what a search does that finds no row of a border; nothing where none failed."""
+    if failed.isdisjoint(borders(space)):
+        return ""
+    return (
+        "\nWhat lies between two blocks cannot be left out: search --forbid scheme=SCHEME takes out the candidates "
+        "that need it."
     )
 
 
@@ -222,6 +251,12 @@ def _show(summary: Summary) -> None:
         ],
         title=f"{summary.device}, {summary.format}",
     )
+    if summary.borders:
+        times = [each.latency_s for each in summary.borders if each.latency_s is not None]
+        taken = f": {format_seconds(min(times))} to {format_seconds(max(times))} each" if times else ""
+        report.line(
+            f"{len(times)} of {len(summary.borders)} changes of activation width between blocks were measured{taken}"
+        )
     show(summary.slower, summary.slower_bits)
     for board in summary.boards:
         if len(summary.boards) > 1 or board.losses or board.given_up:

@@ -18,6 +18,7 @@ from qaedge.tables import anchor_key
 def size_table(workspace: Workspace, space: SearchSpace, device: str, file_format: str, quiet: bool) -> SizeTable:
     """Return the sizes of all candidates, and of the teacher, as files of one format for a device.
 
+    Borders are left out, as in `LatencyTable.predict_size`.
     What is not known yet is exported; that needs torch, and the device where nobody knows which form its files have.
 
     Raises:

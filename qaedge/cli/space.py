@@ -8,6 +8,7 @@ import msgspec
 import typer
 
 from qaedge import report
+from qaedge.borders import borders
 from qaedge.cli import options
 from qaedge.cli.resolve import current_space
 from qaedge.cli.steps import show_steps, steps_of
@@ -37,6 +38,7 @@ class BlockRow(msgspec.Struct, frozen=True):
 class Listing(msgspec.Struct, frozen=True):
     """The whole space as it is listed; `missing_teacher` counts, by device, the schemes it was not measured in.
 
+    `missing_borders` counts the changes of activation width that were not; empty where the space has none.
     `steps` are what each step of quantization did, as the loss table has it.
     """
 
@@ -51,6 +53,7 @@ class Listing(msgspec.Struct, frozen=True):
     missing_teacher: dict[str, int]
     blocks: tuple[BlockRow, ...]
     steps: tuple[StepGain, ...] = ()
+    missing_borders: dict[str, int] = {}
 
 
 def run(
@@ -106,6 +109,7 @@ def run(
         report.note(f"{listing.missing_loss} block losses are missing: qaedge distill", quiet)
     for device in devices:
         missing = listing.missing_latency[device] + listing.missing_teacher[device]
+        missing += listing.missing_borders.get(device, 0)
         if missing:
             report.note(
                 f"{missing} latencies are missing on {device}, or of another state of it: "
@@ -135,6 +139,7 @@ def look(workspace: Workspace, space: SearchSpace) -> Listing:
     there = {name: table.rows.keys() - table.mixed(table_keys(space)).keys() for name, table in tables.items()}
     unique = {candidate.key for candidate in space.unique()}
     schemes = {str(candidate.scheme) for candidate in space.unique()}
+    changes = borders(space).keys()
     blocks = tuple(
         BlockRow(
             block=block.name,
@@ -161,6 +166,7 @@ def look(workspace: Workspace, space: SearchSpace) -> Listing:
         },
         blocks=blocks,
         steps=tuple(steps_of(space, losses)),
+        missing_borders={name: len(changes - keys) for name, keys in there.items()} if changes else {},
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qaedge import report
+from qaedge.borders import borders
 from qaedge.candidate import Candidate
 from qaedge.cli import options
 from qaedge.cli.form import choose_for
@@ -35,11 +36,15 @@ if TYPE_CHECKING:
 EXAMPLES = ("qaedge space check --device pi4", "qaedge space check --device local --runtime both --json")
 
 
+#: How a border is named, before its numbers of bits.
+_CHANGE = "the change of activations from"
+
+
 class Row(msgspec.Struct, frozen=True):
     """A kind of candidate of a block on a runtime, or the whole teacher; `problem` is empty where it runs there.
 
-    `candidates` counts those of the block that have the same layers, whatever their widths. The teacher is none: its
-    rows have no block, and count 0.
+    `candidates` counts those of the block that have the same layers, whatever their widths. The teacher is none, nor is
+    a change of activation width between two blocks: their rows have no block, and count 0.
     """
 
     block: str
@@ -135,6 +140,9 @@ def _try(
         for scheme in dict.fromkeys(str(c.scheme) for c in space.unique())
     ]
     wanted += [(c.key, block, f"{c.spec} ({c.scheme})", count) for block, c, count in chosen]
+    # One for each pair of widths: shapes make no difference to what runs.
+    changes = {(found.before, found.after): key for key, found in borders(space).items()}
+    wanted += [(key, "", f"{_CHANGE} {before} to {after} bits", 0) for (before, after), key in changes.items()]
     done, total = 0, len(wanted) * len(runtimes)
     for runtime in runtimes:
         problems: dict[str, str] = {}  # blocks that take the same images may share a candidate: it is tried once
@@ -182,9 +190,10 @@ def _show(rows: list[Row], device: Device) -> None:
     for runtime in dict.fromkeys(row.runtime for row in rows):
         mine = [row for row in rows if row.runtime == runtime]
         kinds_of = [row for row in mine if row.block]
+        changes = ", and each change of activations" if any(row.candidate.startswith(_CHANGE) for row in mine) else ""
         report.line(
             f"{runtime} on {device.name} runs all {len(kinds_of)} kinds of candidates "
-            f"({sum(row.candidates for row in kinds_of)} candidates), and the whole teacher"
+            f"({sum(row.candidates for row in kinds_of)} candidates), and the whole teacher{changes}"
         )
 
 

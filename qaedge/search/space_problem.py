@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 import msgspec
 import numpy as np
 
-from qaedge.architecture import Architecture, BlockChoice, Predicted
+from qaedge.architecture import Architecture, BlockChoice, BorderCost, Predicted
+from qaedge.borders import border
 from qaedge.candidate import Candidate
-from qaedge.errors import NotMeasured
 from qaedge.fit import Fit
 from qaedge.influence import Influence
 from qaedge.metric import PEAK_MEMORY, SIZE, latency_on, parse_limit
 from qaedge.search.activations import peak_bytes
+from qaedge.search.arrays import borders_of, margin_of, options_of, weighed, with_peak_memory
 from qaedge.search.exclusion import Allowed, best_outside
 from qaedge.search.knapsack import (
     Choice,
@@ -33,8 +35,8 @@ from qaedge.search.problem import choice as make_choice
 from qaedge.search.selection import Selection, allowed
 from qaedge.search.variety import apart
 from qaedge.sizes import SizeTable
-from qaedge.space import Block, SearchSpace
-from qaedge.tables import LatencyTable, LossTable
+from qaedge.space import SearchSpace
+from qaedge.tables import LatencyTable, LossTable, own_network
 
 __all__ = [
     "Choice",
@@ -172,6 +174,19 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
             for block, kept, index in zip(self.space.blocks, self.kept, choice.indices, strict=True)
         )
 
+    def borders(self, choice: Choice) -> tuple[BorderCost, ...]:
+        """Return where the blocks of a choice have activations of unlike widths, and what each change takes."""
+        blocks = zip(self.space.blocks, self.candidates(choice), strict=True)
+        return tuple(
+            BorderCost(
+                (left.name, right.name),
+                (found.before, found.after),
+                {device: table.border_s(found) for device, table in self.latencies.items()},
+            )
+            for (left, one), (right, other) in pairwise(blocks)
+            if (found := border(one, other)) is not None
+        )
+
     def architecture(self, choice: Choice) -> Architecture:
         """Return a choice as what build and export take, with the predicted costs and their errors."""
         chosen = self.candidates(choice)
@@ -198,6 +213,7 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
             costs,
             limits,
             self.format,
+            borders=self.borders(choice) or msgspec.UNSET,
         )
 
 
@@ -219,8 +235,9 @@ def build_problem(
 
     A network costs what `LatencyTable.predict_latency` and `predict_size` say: the whole teacher,
     plus for each block the candidate less the teacher's own, times the slope that whole networks
-    tell (`qaedge.fit`). So the base cost is the teacher less all its own blocks; it is negative where blocks
-    measured alone pay for more borders than the network has. Sizes are those of the first table, or of `sizes`.
+    tell (`qaedge.fit`), plus what lies between blocks whose activations are of unlike widths. So the base cost is the
+    teacher less all its own blocks and what lies between those; it is negative where blocks
+    measured alone pay for more ends than the network has. Sizes are those of the first table, or of `sizes`.
 
     Candidates without a row in one of the tables are left out and counted.
 
@@ -241,7 +258,8 @@ def build_problem(
         with_peaks: give the metric `peak_memory`; candidates of which nobody knows it are left out and counted.
 
     Raises:
-        NotMeasured: the teacher, one of its own blocks, or every candidate of a block lacks a row.
+        NotMeasured: the teacher, one of its own blocks, what lies between two candidates, or every candidate of a block
+            lacks a row.
     """
     kind = space.blocks[0].candidates[0].scheme.is_float if is_float is None else is_float
     fits: dict[str, Fit] = {}
@@ -254,6 +272,7 @@ def build_problem(
         base[latency_on(device)] = anchor.measurement.median_s + fitted.offset_s
         for slope, row in zip(fitted.slopes, own, strict=True):
             base[latency_on(device)] -= slope * row.measurement.statistic_s(fitted.statistic)
+        base[latency_on(device)] -= table.borders_s(own_network(space, kind))
     sized = sizes or next(iter(latencies.values()), None)
     part_sizes: dict[str, float] = {}
     if sized is not None:
@@ -273,19 +292,19 @@ def build_problem(
     for number, block in enumerate(space.blocks):
         places = allowed(selection, number, block)
         wanted = [i for i, c in enumerate(block.candidates) if i in places and c.scheme.is_float == kind]
-        indices, options = _options(number, block, wanted, losses, latencies, sized, part_sizes, fits, doubtful)
+        indices, options = options_of(number, block, wanted, losses, latencies, sized, part_sizes, fits, doubtful)
         if len(indices) < len(wanted):
             left_out[block.name] = len(wanted) - len(indices)
         if with_peaks:
-            indices, options = _with_peaks(block, indices, options, unknown, own_peaks)
+            indices, options = with_peak_memory(block, indices, options, unknown, own_peaks)
         plain.append(options.losses)
-        summed = _weighed(block, indices, losses, influence) if influence else options.losses**power
+        summed = weighed(block, indices, losses, influence) if influence else options.losses**power
         blocks.append(msgspec.structs.replace(options, losses=summed))
         kept.append(indices)
     return SpaceProblem(
         space,
         dict(latencies),
-        Problem(tuple(blocks), base, tuple(constraints)),
+        Problem(tuple(blocks), base, tuple(constraints), borders_of(space, kept, latencies)),
         tuple(kept),
         left_out,
         doubtful,
@@ -293,108 +312,8 @@ def build_problem(
         tuple(plain),
         kind,
         unknown,
-        {latency_on(device): _margin(space, table, kind, kept, z) for device, table in latencies.items()} if z else {},
+        {latency_on(device): margin_of(space, table, kind, kept, z) for device, table in latencies.items()}
+        if z
+        else {},
         sized,
-    )
-
-
-def _weighed(block: Block, indices: Sequence[int], losses: LossTable, influence: Influence) -> Array:
-    """Return what is summed for the kept candidates of a block, by what they do to the whole network."""
-    rows = [losses.row(block.name, block.candidates[index]) for index in indices]
-    float_losses, quantized = (np.array([getattr(row, name) for row in rows]) for name in ("float_loss", "loss"))
-    return influence.scores(block.name, [row.spec for row in rows], float_losses, quantized)
-
-
-def _margin(space: SearchSpace, table: LatencyTable, kind: bool, kept: Sequence[tuple[int, ...]], z: float) -> Margin:
-    """Return how uncertain a network's latency is, as `LatencyTable.predict_latency` says it."""
-    anchor, owns = table.origin(space, kind)
-    fitted = table.fit(space, kind)
-    variances = []
-    for block, indices, own, slope in zip(space.blocks, kept, owns, fitted.slopes, strict=True):
-        rows = [table.row(block.candidates[index].key) for index in indices]
-        least = own.measurement.error_s**2
-        errors = [0.0 if row is own else row.measurement.error_s**2 + least for row in rows]
-        variances.append(slope**2 * np.array(errors))
-    return Margin(z, anchor.measurement.error_s**2, tuple(variances), fitted.relative_error)
-
-
-def _with_peaks(
-    block: Block,
-    indices: tuple[int, ...],
-    options: Options,
-    unknown: dict[str, int],
-    own_peaks: Mapping[str, int] | None,
-) -> tuple[tuple[int, ...], Options]:
-    """Add the peaks of memory, and leave out the candidates of which nobody knows it; add to `unknown`."""
-    peaks = [peak_bytes(block.candidates[index], own_peaks) for index in indices]
-    known = [at for at, peak in enumerate(peaks) if peak is not None]
-    if len(known) < len(indices):
-        unknown[block.name] = len(indices) - len(known)
-    if not known:
-        raise NotMeasured(
-            f"Nobody knows the peak memory of any candidate of block {block.name}.",
-            "Run qaedge space, which looks into the teacher's own blocks; or lift that limit.",
-        )
-    values = np.array([float(peak) for peak in peaks if peak is not None])
-    costs = {metric: column[known] for metric, column in options.costs.items()}
-    return tuple(indices[at] for at in known), Options(block.name, options.losses[known], costs, {PEAK_MEMORY: values})
-
-
-def _options(
-    number: int,
-    block: Block,
-    wanted: Sequence[int],
-    losses: LossTable,
-    latencies: dict[str, LatencyTable],
-    sizes: LatencyTable | SizeTable | None,
-    part_sizes: Mapping[str, float],
-    fits: dict[str, Fit],
-    doubtful: dict[str, int],
-) -> tuple[tuple[int, ...], Options]:
-    """Collect those of the wanted candidates of a block that have every row; add to `doubtful`."""
-    if not wanted:
-        raise NotMeasured(
-            f"No candidate of block {block.name} is left to choose from.",
-            "A network is in float or in integers as a whole: fix and forbid candidates accordingly.",
-        )
-    indices: list[int] = []
-    values: list[float] = []
-    costs: dict[str, list[float]] = {latency_on(device): [] for device in latencies}
-    if sizes is not None:
-        costs[SIZE] = []
-    lacking_loss, lacking_size, lacking_latency = 0, 0, dict.fromkeys(latencies, 0)
-    for index in wanted:
-        candidate = block.candidates[index]
-        loss = losses.rows.get((block.name, str(candidate.spec), str(candidate.scheme)))
-        key = candidate.key
-        rows = {device: table.rows.get(key) for device, table in latencies.items()}
-        sized = None if sizes is None else sizes.rows.get(key)
-        lacking_loss += loss is None
-        lacking_size += sizes is not None and sized is None
-        for device, row in rows.items():
-            lacking_latency[device] += row is None
-        if loss is None or None in rows.values() or (sizes is not None and sized is None):
-            continue
-        indices.append(index)
-        values.append(loss.loss)
-        if sized is not None:
-            costs[SIZE].append(part_sizes[key])
-        for device, row in rows.items():
-            assert row is not None
-            metric, fitted = latency_on(device), fits[device]
-            costs[metric].append(fitted.slopes[number] * row.measurement.statistic_s(fitted.statistic))
-            if row.measurement.doubts:
-                doubtful[metric] = doubtful.get(metric, 0) + 1
-    if not indices:
-        known = [f"{lacking_loss} lack a block loss"] if lacking_loss else []
-        known += [f"{count} lack a latency on {device}" for device, count in lacking_latency.items() if count]
-        known += [f"{lacking_size} lack a size"] if lacking_size and not latencies else []
-        commands = ["qaedge distill"] if lacking_loss else []
-        commands += [latencies[device].command for device, count in lacking_latency.items() if count]
-        raise NotMeasured(
-            f"No candidate of block {block.name} has a row in every table: of {len(wanted)}, {' and '.join(known)}.",
-            "Run: " + "\n     ".join(commands),
-        )
-    return tuple(indices), Options(
-        block.name, np.array(values), {metric: np.array(column) for metric, column in costs.items()}
     )

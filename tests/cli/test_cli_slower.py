@@ -63,6 +63,13 @@ def test_seven_bits_take_the_place_of_eight_where_those_were_not_measured():
     assert slower_in_fewer_bits(*tables({"w4a8": noisy(10), "w2a8": noisy(20)})) == ()
 
 
+def test_more_bits_of_activations_are_no_gain_to_be_missed():
+    rows = {"w8a8": noisy(10), "w8a16": noisy(20), "w4a16": noisy(25), "w4a8": noisy(9), "fp32": noisy(15)}
+    (found,) = slower_in_fewer_bits(*tables(rows))
+    assert (found.scheme, found.other, found.other_s) == ("w4a16", "w8a16", pytest.approx(0.02))
+    assert [one.scheme for one in slower_in_integers(*tables(rows))] == ["w8a16", "w4a16"]
+
+
 def test_what_was_not_measured_is_not_compared():
     space, _ = tables({"w8a8": noisy(10), "w4a8": noisy(15), "fp32": noisy(1)})
     assert slower_in_fewer_bits(space, LatencyTable("local", [])) == slower_in_integers(space, LatencyTable("l", []))
