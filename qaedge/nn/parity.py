@@ -125,7 +125,7 @@ def _step(network: Graph | QuantizedGraph) -> float:
         name = before[name][0]
     scale = network.scale_of(name)
     assert scale is not None
-    return scale.scale * scale.levels / (2**BYTE - 1)
+    return float(scale.scale * scale.levels / (2**BYTE - 1))
 
 
 def check(parity: Parity, artifact: Artifact) -> None:

@@ -7,14 +7,24 @@ does nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
+from torch import nn
 
 from qaedge.candidate import QuantScheme
+from qaedge.errors import QaedgeError
 from qaedge.nn.graph import Graph, Node
 from qaedge.nn.part import nodes_in
+from qaedge.nn.paths import top_modules
+from qaedge.space import SearchSpace
+
+if TYPE_CHECKING:
+    from qaedge.nn.teacher import Teacher
 
 OPERATOR = "requantize"
+#: Layers that a message names.
+SHOWN = 4
 
 
 class Crossing(msgspec.Struct, frozen=True):
@@ -49,6 +59,30 @@ def widened(graph: Graph, blocks: Iterable[tuple[Iterable[str], QuantScheme]]) -
     crossings = [Crossing(f"{tensor}_a{bits}", tensor, tuple(names)) for (tensor, bits), names in readers.items()]
     widths |= {crossing.name: bits for crossing, (_, bits) in zip(crossings, readers, strict=True)}
     return crossed(graph, crossings), widths
+
+
+def check_covered(teacher: Teacher, space: SearchSpace) -> None:
+    """Raise QaedgeError where a space has activations of several widths, and the blocks do not hold every layer.
+
+    A layer outside the blocks has the width of what it reads, so what it costs would depend on the block before it.
+    """
+    schemes = {c.scheme for block in space.blocks for c in block.candidates if not c.scheme.is_float}
+    if len({scheme.activation_bits for scheme in schemes}) < 2:
+        return
+    places = [place for block in teacher.blocks for place in top_modules(teacher.module, block.path)]
+    outside = [
+        name
+        for name, module in teacher.module.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and not any(name == place or name.startswith(f"{place}.") for place in places)
+    ]
+    if outside:
+        shown = ", ".join(outside[:SHOWN]) + (", ..." if len(outside) > SHOWN else "")
+        raise QaedgeError(
+            f"The space {space.name!r} has activations of 8 and of 16 bits, and {len(outside)} layers of the teacher "
+            f"lie in no block: {shown}.",
+            "Give all blocks activations of one width, or let teacher.blocks of the project file hold every layer.",
+        )
 
 
 def crossing_alone(shape: tuple[int, int, int], before: int, after: int) -> tuple[Graph, dict[str, int]]:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from qaedge.errors import MissingFile, QaedgeError, TeacherError
+from qaedge.nn.block_costs import block_costs
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.teacher import (
     Teacher,
-    block_costs,
     cut,
     load_teacher,
     record,
