@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
+from qaedge.borders import borders
 from qaedge.candidate import Candidate
 from qaedge.network_key import HELD_OUT, network_key, places_of
 from qaedge.space import Block, SearchSpace
@@ -22,14 +23,17 @@ def probes(space: SearchSpace) -> dict[str, tuple[Candidate, ...]]:
     """Return the networks to measure whole, by the keys of their rows: the least one, and some drawn ones.
 
     The same each time, all in the scheme of the teacher's row (`LatencyTable.anchor`), and none of
-    them the teacher; a space without a choice has none. The teacher itself is among them only where its blocks
-    come first in schemes that are not alike (`origin_network`).
+    them the teacher; a space without a choice has none. But where activations are of two widths, every other one is in
+    any schemes: blocks of one width may take many times as long as those of the other, and how much of such a
+    difference is left in a network, no network of one width tells. The teacher itself is among them only where its
+    blocks come first in schemes that are not alike (`origin_network`).
     """
     options = _alike(space)
+    turns = (options, _integers(space) if borders(space) and not _kind(space) else options)
     least = [min(mine, key=lambda i: _work(block, i)) for mine, block in zip(options, space.blocks, strict=True)]
     draw = random.Random(space.hash)
     count = min(max(sum(map(len, options)) // _CANDIDATES, DRAWN[0]), DRAWN[1])
-    found = [least, *([draw.choice(mine) for mine in options] for _ in range(count))]
+    found = [least, *([draw.choice(mine) for mine in turns[number % 2]] for number in range(count))]
     drawn = {network_key(space, chosen): _network(space, chosen) for chosen in found if any(chosen)}
     return drawn | dict([origin] if (origin := origin_network(space)) else [])
 
@@ -55,7 +59,7 @@ def held_out(space: SearchSpace, seed: int = 0) -> Iterator[tuple[str, tuple[Can
     All are in float or in integers, as the space's first candidate is, in whatever schemes. Ends where the space
     has no more, or a thousand draws found none.
     """
-    kind = space.blocks[0].candidates[0].scheme.is_float
+    kind = _kind(space)
     options = [[i for i, c in enumerate(b.candidates) if c.scheme.is_float == kind] or [0] for b in space.blocks]
     seen = {places_of(space, network) for network in probes(space).values()}
     draw, missed = random.Random(f"{space.hash} {seed}"), 0
@@ -76,6 +80,16 @@ def _alike(space: SearchSpace) -> list[list[int]]:
         [i for i, c in enumerate(block.candidates) if c.scheme == scheme] or [0]  # its own, in whatever scheme
         for block in space.blocks
     ]
+
+
+def _kind(space: SearchSpace) -> bool:
+    """Return whether the teacher's row is in float."""
+    return space.blocks[0].candidates[0].scheme.is_float
+
+
+def _integers(space: SearchSpace) -> list[list[int]]:
+    """Return, for each block, the places of the candidates in integers."""
+    return [[i for i, c in enumerate(block.candidates) if not c.scheme.is_float] or [0] for block in space.blocks]
 
 
 def _network(space: SearchSpace, places: Sequence[int]) -> tuple[Candidate, ...]:

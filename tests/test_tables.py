@@ -160,6 +160,17 @@ def test_probes_are_the_same_each_time_and_none_is_the_teacher():
     assert probes(alone) == {}
 
 
+def test_probes_of_a_space_of_two_widths_are_of_both():
+    def bits(texts):
+        space = widths_space([texts] * 4, specs=4)
+        return [{c.scheme.activation_bits for c in network} for network in probes(space).values()]
+
+    assert {8, 16} in bits(["w8a8", "w8a16"]) and bits(["w8a8", "w8a16"]).count({8}) >= 4
+    assert set(map(frozenset, bits(["w8a8", "w4a8"]))) == {frozenset([8])}
+    assert set(map(frozenset, bits(["fp32", "w8a8", "w8a16"]))) == {frozenset([32])}, "as the teacher's row is"
+    assert {32} not in bits(["w8a16", "w8a8", "fp32"]), "no network mixes float with integers"
+
+
 def test_a_row_whose_samples_cannot_be_times_is_an_error_with_its_line(tmp_path):
     path = tmp_path / "latency.jsonl"
     store = LatencyTable.store(path)
