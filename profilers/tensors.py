@@ -2,7 +2,7 @@
 
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
-_BYTES = {"uint8": (0, 256), "int8": (-128, 128)}
+_RANGES = {"uint8": (0, 256), "int8": (-128, 128), "int16": (-(2**15), 2**15)}
 
 Shape = Tuple[int, ...]
 
@@ -24,13 +24,13 @@ class Unfit(Unsupported):
 
 
 def draw(random: Any, shape: Shape, dtype: str) -> Any:
-    """Return an array that numpy's RandomState draws: all values of 8-bit integers, 0 or 1 of wider ones, else normal.
+    """Return an array that numpy's RandomState draws: integers of 8 or 16 bits of any value, wider ones 0 or 1.
 
-    Wider integers are mostly indices, and 0 and 1 are in range nearly everywhere.
+    Wider integers are mostly indices, and 0 and 1 are in range nearly everywhere. Others are normal.
     """
     if dtype.startswith("float"):
         return random.standard_normal(shape).astype(dtype)
-    low, high = _BYTES.get(dtype, (0, 2))
+    low, high = _RANGES.get(dtype, (0, 2))
     return random.randint(low, high, size=shape).astype(dtype)
 
 

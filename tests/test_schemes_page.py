@@ -11,7 +11,7 @@ from qaedge.candidate import QuantScheme, expand_family
 from qaedge.space import SpaceFile
 
 PAGE = (Path(__file__).parents[1] / "docs" / "schemes.md").read_text()
-NAMED = sorted(set(re.findall(r"`(w[2-8][0-9a-z.]*a8)`", PAGE)))
+NAMED = sorted(set(re.findall(r"`(w[2-8][0-9a-z.]*a(?:8|16))`", PAGE)))
 SHAPE = (16, 16, 16)
 #: An inverted residual: expansion, depthwise, projection; and how sensitive each is.
 DEPTHWISE, COSTS = (False, True, False), (0.1, 0.5, 0.2)
@@ -25,6 +25,9 @@ BITS = {
     "w4dw8fl8a8": (8, 8, 8),
     "w4s2a8": (4, 8, 8),
     "w2dw8fl8s1a8": (8, 8, 8),
+    "w8a16": (8, 8, 8),
+    "w4dw8a16": (4, 8, 4),
+    "w4s2a16": (4, 8, 8),
     "w8.4.4.8a8": (8, 4, 4, 8),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 from qaedge.project import DataConfig, Workspace
@@ -18,9 +19,7 @@ weights = "teacher.safetensors"
 arguments = {{ classes = 8, width = 0.25, depth = 0.34, head_channels = 16 }}
 
 [teacher.blocks]
-stage1 = "features[0:2]"
-stage3 = "features[3:4]"
-head = "head"
+{blocks}
 
 [data]
 layout = "scenes"
@@ -63,6 +62,10 @@ kernels = [1]
 widths = [8]
 schemes = ["w7a8"]
 """
+BLOCKS = {"stage1": "features[0:2]", "stage3": "features[3:4]", "head": "head"}
+#: Blocks that hold every layer.
+ALL = {"stage1": "features[0:2]", "stage2": "features[2:3]", "stage3": "features[3:4]", "rest": "features[4:12]"}
+ALL |= {"head": "head"}
 #: Optimizer steps of the teacher, and their learning rate.
 TRAINED = 60, 5e-3
 #: (block, candidate, scheme) of the space: own and 1, own and 2 in two schemes, own and 1.
@@ -70,11 +73,20 @@ ROWS = 2 + 6 + 2
 
 
 def write_project(
-    folder: Path, steps: int = 4, rate: float = 1e-3, cache: str = "1MiB", epochs: int = 1, space: str = SPACE
+    folder: Path,
+    steps: int = 4,
+    rate: float = 1e-3,
+    cache: str = "1MiB",
+    epochs: int = 1,
+    space: str = SPACE,
+    blocks: Mapping[str, str] = BLOCKS,
 ) -> Workspace:
     """Write the project, its space, and a teacher's weights; the network is not good for anything."""
+    places = "\n".join(f'{name} = "{path}"' for name, path in blocks.items())
     (folder / "space.toml").write_text(space)
-    (folder / "qaedge.toml").write_text(PROJECT.format(steps=steps, rate=rate, cache=cache, epochs=epochs))
+    (folder / "qaedge.toml").write_text(
+        PROJECT.format(steps=steps, rate=rate, cache=cache, epochs=epochs, blocks=places)
+    )
     (folder / "teacher.safetensors").write_bytes(trained_weights())
     return Workspace.open(folder / "qaedge.toml")
 

@@ -67,14 +67,18 @@ def main() -> None:
 
 
 def keep(found: dict[str, Any]) -> None:
-    """Put keys into result.json, with the machine, the versions and the date."""
+    """Put keys into result.json, and on what each was measured: parts are renewed one by one, here and elsewhere."""
     path = HERE / "result.json"
     known = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
-    machine = told_machine() | {"cores": os.cpu_count()}
-    for part in found:  # on a machine that others use, who goes before whom is part of what was measured
-        real_time = os.sched_getscheduler(0) == os.SCHED_FIFO
-        known.setdefault("priority", {})[part] = "SCHED_FIFO" if real_time else f"nice {os.nice(0)}"
-    known |= found | {"machine": machine, "date": datetime.date.today().isoformat()}
+    real_time = os.sched_getscheduler(0) == os.SCHED_FIFO
+    here = {
+        "date": datetime.date.today().isoformat(),
+        # On a machine that others use, who goes before whom is part of what was measured.
+        "priority": "SCHED_FIFO" if real_time else f"nice {os.nice(0)}",
+        "machine": told_machine() | {"cores": os.cpu_count()},
+    }
+    known |= found
+    known["ran"] = known.get("ran", {}) | dict.fromkeys(found, here)
     write_json(path, known)
 
 

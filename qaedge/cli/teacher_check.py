@@ -27,9 +27,10 @@ def run(
     """
     workspace = Workspace.open(project)
     need_nn()
+    from qaedge.nn.block_costs import block_costs
     from qaedge.nn.data import open_split
     from qaedge.nn.metrics import evaluate
-    from qaedge.nn.teacher import block_costs, load_teacher
+    from qaedge.nn.teacher import load_teacher
     from qaedge.nn.tracing import trace
 
     teacher = load_teacher(workspace, untrained=True)

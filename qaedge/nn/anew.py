@@ -6,7 +6,7 @@ other blocks feed a block there than the teacher's, and what it should put out i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -45,6 +45,7 @@ def round_anew(
     batches: Callable[[], Iterable[Tensor]],
     config: QuantizeConfig,
     keep: int,
+    widths: Mapping[str, int] | None = None,
 ) -> QuantizedGraph:
     """Return a network with these blocks rounded, not frozen.
 
@@ -57,6 +58,7 @@ def round_anew(
         batches: gives the calibration images, (1, 3, height, width) each.
         config: how long `reconstruct` takes.
         keep: numbers of each tensor that its range is searched on, of each image.
+        widths: tensor -> bits of its activations, where they are not the scheme's.
 
     Raises:
         TeacherError, DataError: see `observe`.
@@ -74,7 +76,10 @@ def round_anew(
             scales[node.name] = search_weight_scales(graph.values[node.weight].detach(), bits[node.name])
     observed = observe(graph, batches(), keep=keep)
     searched = bool(scales)
-    grids = search_scales(observed, scheme.activation_bits) if searched else observed.scales(scheme.activation_bits)
+    if searched:
+        grids = search_scales(observed, scheme.activation_bits, widths)
+    else:
+        grids = observed.scales(scheme.activation_bits, widths)
     network = QuantizedGraph(graph, scheme, grids, bits, True, scales)
     if not blocks:
         return network

@@ -37,6 +37,7 @@ from qaedge.nn.student import (
 from qaedge.nn.teacher import Teacher
 from qaedge.nn.tflite_file import is_installed
 from qaedge.nn.tracing import trace
+from qaedge.nn.widths import crossed, crossings
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig, Workspace
 from qaedge.space import SearchSpace
@@ -205,7 +206,7 @@ def _on_grids(
     checkpoint = checkpoint_path(folder, settings, quantized_bytes(network) + told)
     _, height, width = teacher.input_shape
     crop = (min(config.crop[0], height), min(config.crop[1], width))
-    graph = trace(student, (teacher.input_shape[0], *crop))
+    graph = crossed(trace(student, (teacher.input_shape[0], *crop)), crossings(network.graph))
     settings = msgspec.structs.replace(settings, crop=crop)
     for step in finetune_quantized(network, graph, teacher, train, val, settings, checkpoint):
         yield Step(step.done, step.total, f"on its grids: {step.what}" if step.result is None else step.what)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
+from qaedge.borders import Border, borders
 from qaedge.candidate import Candidate, QuantScheme
 from qaedge.layer_bits import LayerBits, joined
 from qaedge.machine import usable_cores
@@ -30,6 +31,7 @@ from qaedge.nn.precision import bits_of_layers, bits_of_network, bits_of_whole
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import Teacher, with_blocks
 from qaedge.nn.tracing import trace
+from qaedge.nn.widths import crossing_alone, widened
 from qaedge.nn.workers import Shared, one_thread
 from qaedge.probes import probes
 from qaedge.progress import Step
@@ -54,7 +56,7 @@ def export_candidates(
     file_format: str = "onnx",
     processes: int | None = None,
 ) -> Iterator[Step]:
-    """Export each candidate once, the whole teacher in each scheme, and the probes.
+    """Export each candidate once, the whole teacher in each scheme, the probes, and the borders.
 
     What holds the teacher's modules is exported first, by this process; then the others, where they are many, by
     several.
@@ -84,6 +86,8 @@ def export_candidates(
     wanted = [c for c in space.unique() if keys is None or c.key in keys]
     fresh = [(c, layers.of_candidate(c)) for c in wanted if not c.spec.is_own]
 
+    between = {key: each for key, each in borders(space).items() if keys is None or key in keys}
+
     def by_this_process() -> Iterator[tuple[str, Artifact]]:
         for key, scheme in anchors:
             if keys is None or key in keys:
@@ -94,12 +98,14 @@ def export_candidates(
         for key, network in probes(space).items():
             if keys is None or key in keys:
                 yield key, write.export_whole(teacher, space, network, key, layers)
+        for key, each in between.items():
+            yield key, write.export_border(each, max(schemes, key=lambda s: (not s.is_float, s.weight_bits)))
         for candidate in wanted:
             if candidate.spec.is_own:
                 module = own[candidate.spec.layers[0].digest]
                 yield candidate.key, write.export_block(candidate, module, layers.of_candidate(candidate))
 
-    total = sum(keys is None or key in keys for key in (*dict(anchors), *probes(space))) + len(wanted)
+    total = sum(keys is None or key in keys for key in (*dict(anchors), *probes(space))) + len(between) + len(wanted)
     helpers = (
         min(usable_cores() - 1, MOST_HELPERS, len(fresh) // WORTH_A_HELPER) if processes is None else processes - 1
     )
@@ -182,19 +188,27 @@ class _Writer:
         known = layers.of_network(chosen)
         own = {block.digest: block.module for block in teacher.blocks}
         blocks = list(zip(space.blocks, chosen, strict=True))
+        places = [(tuple(top_modules(teacher.module, teacher.block(b.name).path)), c.scheme) for b, c in blocks]
         module = with_blocks(teacher, {b.name: _block(c, own) for b, c in blocks if not c.spec.is_own}).eval()
 
         def bits(graph: Graph, scheme: QuantScheme) -> dict[str, int]:
-            places = [(top_modules(teacher.module, teacher.block(b.name).path), c.scheme) for b, c in blocks]
             return bits_of_network(graph, places, known)
 
         widest = max((c.scheme for c in chosen), key=lambda s: s.weight_bits)
-        return self.export(key, module, teacher.input_shape, widest, False, bits, joined(known))
+        return self.export(key, module, teacher.input_shape, widest, False, bits, joined(known), places)
 
     def export_fresh(self, item: tuple[Candidate, tuple[int, ...]]) -> tuple[str, Artifact]:
         """Export a candidate that is not the teacher's own, with the bits of its layers."""
         candidate, known = item
         return candidate.key, self.export_block(candidate, _block(candidate, {}), known)
+
+    def export_border(self, border: Border, scheme: QuantScheme) -> Artifact:
+        """Export what lies between two blocks, in the form of a scheme."""
+        graph, widths = crossing_alone(border.shape, border.before, border.after)
+        noise, form = [_noise(border.shape)], self.forms[scheme]
+        quantized = calibrate(graph, noise, scheme, float_tail=False, arbitrary=True, widths=widths)
+        path = self.folder / f"{_file_name(border.key, form)}.{self.file_format}"
+        return write_file(quantized, path, form, name=border.key, integer_ends=True)
 
     def export_block(self, candidate: Candidate, module: nn.Module, known: tuple[int, ...]) -> Artifact:
         def bits(graph: Graph, scheme: QuantScheme) -> dict[str, int]:
@@ -211,15 +225,22 @@ class _Writer:
         integer_ends: bool,
         bits: Callable[[Graph, QuantScheme], dict[str, int]],
         known: Sequence[int] = (),
+        schemes: Sequence[tuple[Sequence[str], QuantScheme]] = (),
     ) -> Artifact:
-        """Write a file; `known` are the bits of `bits` that the scheme alone does not tell."""
-        graph = trace(module, input_shape)
+        """Write a file.
+
+        `known` are the bits of `bits` that the scheme alone does not tell, and `schemes` those of the blocks, by their
+        modules, where they may not be alike.
+        """
+        graph, widths = widened(trace(module, input_shape), schemes)
         form = self.forms[scheme]
         path = self.folder / f"{_file_name(key, form, known)}.{self.file_format}"
         if scheme.is_float:
             return write_file(graph, path, name=key)
         noise = [_noise(input_shape)]
-        quantized = calibrate(graph, noise, scheme, bits(graph, scheme), not integer_ends, arbitrary=True)
+        quantized = calibrate(
+            graph, noise, scheme, bits(graph, scheme), not integer_ends, arbitrary=True, widths=widths
+        )
         return write_file(quantized, path, form, name=key, integer_ends=integer_ends)
 
 

@@ -16,7 +16,7 @@ from qaedge.errors import UnsupportedOperator
 from qaedge.files import write_atomic
 from qaedge.nn.graph import Graph, Node, to_array
 from qaedge.nn.packing import pack
-from qaedge.nn.quantize import MOVES, QuantizedGraph, Scale
+from qaedge.nn.quantize import BYTE, MOVES, QuantizedGraph, Scale
 
 OPSET, IR_VERSION = 21, 10  # read by every runtime since ONNX Runtime 1.18
 #: Who a file says wrote it.
@@ -61,8 +61,6 @@ class _Writer:
     def __init__(self, network: Graph | QuantizedGraph, form: str, integer_ends: bool) -> None:
         self.quantized = network if isinstance(network, QuantizedGraph) else None
         self.graph = network.graph if isinstance(network, QuantizedGraph) else network
-        if self.quantized:
-            self.quantized.check_activations("ONNX")
         self.integer_ends = integer_ends
         self.activation_type, self.weight_type = FORMS["u8s8" if self.quantized is None else form]
         self.nodes: list[onnx.NodeProto] = []
@@ -75,7 +73,6 @@ class _Writer:
 
     def model(self) -> onnx.ModelProto:
         batch_shape = [1, *self.graph.input_shape]
-        integer = _onnx_type(self.activation_type)
         given = self.quantized.scale_of("input") if self.quantized else None
         if given is not None:
             self._scale("input", given)
@@ -93,10 +90,16 @@ class _Writer:
         graph = helper.make_graph(
             _without_identity(self.nodes, "output"),
             "qaedge",
-            [helper.make_tensor_value_info("input", integer if self.integer_ends else TensorProto.FLOAT, batch_shape)],
             [
                 helper.make_tensor_value_info(
-                    "output", integer if ends_integer else TensorProto.FLOAT, list(self.graph.shape(self.graph.output))
+                    "input", self._type("input") if self.integer_ends else TensorProto.FLOAT, batch_shape
+                )
+            ],
+            [
+                helper.make_tensor_value_info(
+                    "output",
+                    self._type(self.graph.output) if ends_integer else TensorProto.FLOAT,
+                    list(self.graph.shape(self.graph.output)),
                 )
             ],
             initializer=list(self.initializers.values()),
@@ -109,14 +112,17 @@ class _Writer:
 
     def _node(self, node: Node, merged: bool) -> None:
         scale = self.quantized.scale_of(node.name) if self.quantized else None
-        if node.operator in MOVES and scale is not None:
-            # On integers: nothing is computed, so nothing need be widened to float and back.
+        if node.operator in MOVES and scale is not None and not (node.operator == "max_pool" and scale.bits > BYTE):
+            # On integers (of which ONNX's MaxPool takes no 16 bits): nothing is computed, so nothing need be widened.
             self._emit(node, [self.stored[node.inputs[0]]], f"{node.name}/q")
             self.stored[node.name] = f"{node.name}/q"
             return
         a = node.attributes
-        if node.operator == "clamp" and scale is not None and scale.covers(a["low"], a["high"]):
-            self.real[node.name] = self._real(node.inputs[0])  # the integers' own range is the clamp
+        covered = node.operator == "clamp" and scale is not None and scale.covers(a["low"], a["high"])
+        if covered or node.operator == "requantize":
+            self.real[node.name] = self._real(
+                node.inputs[0]
+            )  # the integers' own range is the clamp, and all that is new
         else:
             self._emit(node, [self._real(i) for i in node.inputs], node.name)
             self.real[node.name] = node.name
@@ -153,9 +159,20 @@ class _Writer:
         return name
 
     def _scale(self, name: str, scale: Scale) -> None:
-        shift = 128 if self.activation_type is np.int8 else 0
+        kind = self._kind(scale)
+        shift = scale.middle if np.dtype(kind).kind == "i" else 0
         self._constant(f"{name}/scale", np.array(scale.scale, np.float32))
-        self._constant(f"{name}/zero", np.array(scale.zero_point - shift, self.activation_type))
+        self._constant(f"{name}/zero", np.array(scale.zero_point - shift, kind))
+
+    def _kind(self, scale: Scale) -> Any:
+        """Return what numbers on a scale are stored as: beyond a byte they are symmetric, so they are signed."""
+        return self.activation_type if scale.bits <= BYTE else np.int16
+
+    def _type(self, name: str) -> int:
+        assert self.quantized is not None
+        scale = self.quantized.scale_of(name)
+        assert scale is not None
+        return _onnx_type(self._kind(scale))
 
     def _scale_names(self, name: str) -> list[str]:
         assert self.quantized is not None

@@ -51,6 +51,7 @@ OPERATORS: dict[str, Callable[[list[Tensor], Tensor | None, Tensor | None, dict[
     "clamp": lambda x, w, b, a: x[0].clamp(a["low"], a["high"]),
     "add": lambda x, w, b, a: x[0] + x[1],
     "mul": lambda x, w, b, a: x[0] * x[1],
+    "requantize": lambda x, w, b, a: x[0],
     "cat": lambda x, w, b, a: torch.cat(x, dim=1),
     "mean": lambda x, w, b, a: x[0].mean((2, 3), keepdim=True),
     "expand": lambda x, w, b, a: x[0].expand(-1, -1, *a["size"]),

@@ -15,7 +15,12 @@ from qaedge.nn.export_onnx import IR_VERSION, OPSET, PRODUCER
 
 #: What a file's signed integers are shifted by to be unsigned ones.
 _SHIFT = 128
-_TYPES = {"tensor(uint8)": "uint8", "tensor(int8)": "int8", "tensor(float)": "float32"}
+_TYPES = {
+    "tensor(uint8)": "uint8",
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(float)": "float32",
+}
 
 
 class OnnxSession:

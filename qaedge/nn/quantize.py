@@ -2,9 +2,10 @@
 
 Weights are symmetric per output channel, activations asymmetric per tensor, as in Jacob et al.,
 "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference"
-(CVPR 2018). Activations are fake-quantized exactly where the exported file quantizes them: an
-activation function is merged into what feeds it, operators that only move data keep the scale of
-their input, and what follows the last weights (the resize to the input's size) stays float.
+(CVPR 2018); activations of 16 bits are symmetric, as TFLite's kernels take no others. Activations are
+fake-quantized exactly where the exported file quantizes them: an activation function is merged into
+what feeds it, operators that only move data keep the scale of their input, and what follows the last
+weights (the resize to the input's size) stays float.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from qaedge.candidate import QuantScheme
-from qaedge.errors import TeacherError, UnsupportedOperator
+from qaedge.errors import TeacherError
 from qaedge.nn.empty_ranges import check_ranges
 from qaedge.nn.graph import OPERATORS, Graph, Node
 
@@ -27,6 +28,8 @@ MOVES = ("expand", "flatten", "max_pool")
 KEEPS = ("resize",)
 #: Operators that stay float when they come last.
 TAIL = ("resize",)
+#: Bits of a byte: up to here activations are asymmetric.
+BYTE = 8
 _LEAST = 1e-30
 #: Up to here, every integer is a float32.
 _EXACT_IN_FLOAT = 2.0**24
@@ -42,15 +45,33 @@ class Scale:
 
     @staticmethod
     def of_range(low: float, high: float, bits: int = 8) -> Scale:
-        """Return the scale that covers a range; it is widened to hold zero, which must be exact."""
+        """Return the scale that covers a range; it is widened to hold zero, which must be exact.
+
+        Beyond 8 bits zero is in the middle.
+        """
         levels = 2**bits - 1
         low, high = min(low, 0.0), max(high, 0.0)
+        if bits > BYTE:
+            high = max(-low, high)
+            low = -high * (levels + 1) / (levels - 1)
         scale = (high - low) / levels
         if scale < _LEAST:  # nothing but zeros, or numbers that a float32 hardly holds
             scale = 1.0
         # Runtimes keep scales as float32; so do we, or rounding would differ in rare cases.
         scale = float(torch.tensor(scale, dtype=torch.float32))
+        if bits > BYTE:
+            return Scale(scale, 2 ** (bits - 1), levels)
         return Scale(scale, max(0, min(levels, round(-low / scale))), levels)
+
+    @property
+    def bits(self) -> int:
+        """The bits of its integers."""
+        return self.levels.bit_length()
+
+    @property
+    def middle(self) -> int:
+        """What is taken from its integers where they are stored signed."""
+        return (self.levels + 1) // 2
 
     def covers(self, low: float, high: float) -> bool:
         """Whether its own range already keeps a clamp's bounds (to half a step)."""
@@ -204,14 +225,6 @@ class QuantizedGraph(nn.Module):
         self.layout = Layout(graph, float_tail)
         self._exact: dict[str, _Exact] | None = None
 
-    def check_activations(self, kind: str) -> None:
-        """Raise UnsupportedOperator for activations that files of a kind have no form for."""
-        if self.scheme.activation_bits != 8:
-            raise UnsupportedOperator(
-                f"Activations of {self.scheme.activation_bits} bits have no {kind} form here.",
-                "Give the blocks of the space schemes with 8-bit activations, such as w8a8.",
-            )
-
     def scale_of(self, name: str) -> Scale | None:
         """Return the scale of a tensor, None where it stays float."""
         owner = self.layout.owner.get(name)
@@ -312,9 +325,10 @@ class Observed:
     highs: dict[str, float]
     values: dict[str, Tensor]
 
-    def scales(self, bits: int) -> dict[str, Scale]:
-        """Return the scales that cover all that was seen."""
-        return {name: Scale.of_range(self.lows[name], self.highs[name], bits) for name in self.lows}
+    def scales(self, bits: int, widths: Mapping[str, int] | None = None) -> dict[str, Scale]:
+        """Return the scales that cover all that was seen, of so many bits, or those of `widths` by tensor."""
+        known = widths or {}
+        return {name: Scale.of_range(self.lows[name], self.highs[name], known.get(name, bits)) for name in self.lows}
 
 
 def observe(
@@ -370,6 +384,7 @@ def calibrate(
     float_tail: bool = True,
     weight_scales: Mapping[str, Tensor] | None = None,
     arbitrary: bool = False,
+    widths: Mapping[str, int] | None = None,
 ) -> QuantizedGraph:
     """Find the range of each quantized tensor on calibration batches (min to max) and fix the scales.
 
@@ -381,9 +396,10 @@ def calibrate(
         float_tail: see `Layout`; False for a block.
         weight_scales: see `QuantizedGraph`.
         arbitrary: see `observe`.
+        widths: tensor -> bits of its activations, where they are not the scheme's.
 
     Raises:
         TeacherError, DataError: see `observe`.
     """
-    scales = observe(graph, batches, float_tail, arbitrary=arbitrary).scales(scheme.activation_bits)
+    scales = observe(graph, batches, float_tail, arbitrary=arbitrary).scales(scheme.activation_bits, widths)
     return QuantizedGraph(graph, scheme, scales, weight_bits, float_tail, weight_scales)

@@ -19,15 +19,17 @@ from qaedge.errors import InvalidFile, MissingFile
 from qaedge.files import write_atomic
 from qaedge.nn.graph import Graph
 from qaedge.nn.quantize import QuantizedGraph, Scale
+from qaedge.nn.widths import Crossing, crossed, crossings
 
 _KEY, _VALUE, _WEIGHT_SCALE = "qaedge-quantized", "value/", "weight_scale/"
 
 
-class _Grids(msgspec.Struct, frozen=True):
+class _Grids(msgspec.Struct, frozen=True, omit_defaults=True):
     scheme: str
     scales: dict[str, tuple[float, int, int]]
     weight_bits: dict[str, int]
     float_tail: bool
+    crossings: tuple[Crossing, ...] = ()
 
 
 def save_quantized(network: QuantizedGraph, path: Path) -> None:
@@ -46,6 +48,7 @@ def quantized_bytes(network: QuantizedGraph) -> bytes:
         {name: (s.scale, s.zero_point, s.levels) for name, s in network.scales.items()},
         network.weight_bits,
         network.float_tail,
+        crossings(network.graph),
     )
     return safetensors.torch.save(tensors, {_KEY: msgspec.json.encode(grids).decode()})
 
@@ -69,6 +72,7 @@ def load_quantized(graph: Graph, path: Path) -> QuantizedGraph:
         tensors = safetensors.torch.load_file(path)
         values = {k.removeprefix(_VALUE): v for k, v in tensors.items() if k.startswith(_VALUE)}
         weight_scales = {k.removeprefix(_WEIGHT_SCALE): v for k, v in tensors.items() if k.startswith(_WEIGHT_SCALE)}
+        graph = crossed(graph, grids.crossings)
         filled = Graph(graph.input_shape, graph.nodes, graph.output, values)
         for name, value in graph.values.items():
             if name not in values or values[name].shape != value.shape:

@@ -6,6 +6,8 @@ et al., "A White Paper on Neural Network Quantization" (arXiv 2106.08295, sectio
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -42,9 +44,12 @@ def search_weight_scales(weight: Tensor, bits: int, importance: Tensor | None = 
     return best
 
 
-def search_scales(observed: Observed, bits: int) -> dict[str, Scale]:
-    """Return the scale of each observed tensor with the least squared error on the values that were kept."""
-    return {name: search_scale(observed, name, bits) for name in observed.lows}
+def search_scales(observed: Observed, bits: int, widths: Mapping[str, int] | None = None) -> dict[str, Scale]:
+    """Return the scale of each observed tensor with the least squared error on the values that were kept.
+
+    Of so many bits, or those of `widths` by tensor.
+    """
+    return {name: search_scale(observed, name, (widths or {}).get(name, bits)) for name in observed.lows}
 
 
 def search_scale(observed: Observed, name: str, bits: int) -> Scale:

@@ -21,7 +21,7 @@ from qaedge.files import PART, claim, disk_errors, read_bytes, remove_abandoned,
 from qaedge.nn.candidates import Choose
 from qaedge.nn.export import TFLITE_REASON, as_written, write_file
 from qaedge.nn.manifest import Release, write_manifest
-from qaedge.nn.parity import Parity, block_parity, check, network_parity
+from qaedge.nn.parity import block_parity, check, mean_parity, network_parity
 from qaedge.nn.part import part_of
 from qaedge.nn.paths import top_modules
 from qaedge.nn.quantize import QuantizedGraph
@@ -75,7 +75,7 @@ def export_student(
             for image in quantizer.batches():
                 parities.append(network_parity(compared, written, [image]))
                 yield Step(len(releases) * count + len(parities), len(paths) * count, f"checking {path.name}")
-            parity = Parity(count, same_class=sum(p.same_class or 0.0 for p in parities) / count)
+            parity = mean_parity(parities)
             if isinstance(network, QuantizedGraph):
                 inputs = torch.cat(list(itertools.islice(quantizer.batches(), COMPARED_BLOCKS)))
                 worst = worst_block(network, teacher, inputs, file.form, path.suffix)

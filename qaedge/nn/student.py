@@ -33,6 +33,7 @@ from qaedge.nn.rounded import has_rounded, load_rounded, put_in
 from qaedge.nn.sessions import load_file
 from qaedge.nn.teacher import Teacher
 from qaedge.nn.tracing import trace
+from qaedge.nn.widths import widened
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig, QuantizeConfig, Workspace
 from qaedge.space import SearchSpace
@@ -281,7 +282,9 @@ class Quantizer:
         rounded = [place.rounded(network) for place in self._places]
         if any(rounded) or any(place.steps(self._config) for place in self._places):
             return self._round(network, graph, rounded)
-        return calibrate(graph, self.batches(), self.scheme, self._bits(network, graph)).freeze()
+        graph, widths = widened(graph, self._schemes(network))
+        bits = self._bits(network, graph)
+        return calibrate(graph, self.batches(), self.scheme, bits, widths=widths).freeze()
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the calibration images, preprocessed, one by one: (1, 3, height, width)."""
@@ -290,8 +293,11 @@ class Quantizer:
 
     def _bits(self, network: nn.Module, graph: Graph) -> dict[str, int]:
         """Return node -> bits of its weights: of each block as it was scored, whatever its weights are by now."""
-        places = [(top_modules(network, place.path), place.candidate.scheme) for place in self._places]
-        return bits_of_network(graph, places, [place.bits for place in self._places])
+        return bits_of_network(graph, self._schemes(network), [place.bits for place in self._places])
+
+    def _schemes(self, network: nn.Module) -> list[tuple[tuple[str, ...], QuantScheme]]:
+        """Return the modules of each block, and its scheme."""
+        return [(tuple(top_modules(network, place.path)), place.candidate.scheme) for place in self._places]
 
     def _round(self, network: nn.Module, graph: Graph, rounded: Sequence[QuantizedGraph | None]) -> QuantizedGraph:
         """Quantize a network some of whose blocks are rounded with care.
@@ -299,6 +305,7 @@ class Quantizer:
         A block has the numbers it was scored with (`rounded`), as long as its weights are still those that they were
         made from; else it is rounded anew, as a part of the network.
         """
+        graph, widths = widened(graph, self._schemes(network))
         bits = self._bits(network, graph)
         values = {name: value.detach() for name, value in graph.values.items()}
         scales: dict[str, Tensor] = {}
@@ -313,7 +320,7 @@ class Quantizer:
             self.recipes[place.block] = place.told(self._config, found is None)
         filled = Graph(graph.input_shape, graph.nodes, graph.output, values)
         keep = KEPT // max(1, len(self._chosen))
-        return round_anew(filled, self.scheme, bits, scales, anew, self.batches, self._config, keep).freeze()
+        return round_anew(filled, self.scheme, bits, scales, anew, self.batches, self._config, keep, widths).freeze()
 
 
 def open_splits(workspace: Workspace) -> tuple[Split, Split]:

@@ -17,6 +17,7 @@ from qaedge.errors import TeacherError
 from qaedge.nn.fingerprint import computation_digest, structure_digest, weights_digest
 from qaedge.nn.paths import parse_path, put, submodule, top_modules
 from qaedge.nn.weights import build, check_suffix, load_weights
+from qaedge.nn.widths import check_covered
 from qaedge.project import DataConfig, Workspace
 from qaedge.sources import sources_digest
 from qaedge.space import SearchSpace, Shape, SpaceFile
@@ -64,20 +65,6 @@ class Teacher(msgspec.Struct, frozen=True, eq=False):
             if block.name == name:
                 return block
         raise TeacherError(f"The teacher has no block {name!r}.", f"Known: {', '.join(b.name for b in self.blocks)}.")
-
-
-class BlockCost(msgspec.Struct, frozen=True):
-    """What a block holds and computes: parameters, and multiply-accumulates for one image.
-
-    The last row of `block_costs` is called "rest": everything outside the blocks.
-    """
-
-    name: str
-    path: str
-    input_shape: Shape
-    output_shape: Shape
-    parameters: int
-    macs: int
 
 
 def load_teacher(workspace: Workspace, untrained: bool = False) -> Teacher:
@@ -205,39 +192,11 @@ def with_blocks(teacher: Teacher, blocks: Mapping[str, nn.Module]) -> nn.Module:
     return student
 
 
-def block_costs(teacher: Teacher) -> list[BlockCost]:
-    """Return parameters and multiply-accumulates of each block, and of the rest of the network.
-
-    Convolutions and linear layers count as multiply-accumulates; nothing else does.
-    """
-    macs: dict[nn.Module, int] = {}
-
-    def count(layer: nn.Module, _: Any, out: Tensor) -> None:
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
-        # Each output number is a dot product over all but the first axis of the weight.
-        macs[layer] = macs.get(layer, 0) + out.numel() * weight[0].numel()
-
-    layers = [m for m in teacher.module.modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)]
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    try:
-        _forward(teacher.module, torch.zeros(1, *teacher.input_shape))
-    finally:
-        for handle in handles:
-            handle.remove()
-
-    rows = []
-    for block in teacher.blocks:
-        inside = sum(macs.get(layer, 0) for layer in block.module.modules())
-        size = sum(p.numel() for p in block.module.parameters())
-        rows.append(BlockCost(block.name, block.path, block.input_shape, block.output_shape, size, inside))
-    size = sum(p.numel() for p in teacher.module.parameters()) - sum(row.parameters for row in rows)
-    outside = sum(macs.values()) - sum(row.macs for row in rows)
-    return [*rows, BlockCost("rest", "", teacher.input_shape, teacher.input_shape, size, outside)]
-
-
 def resolve_space(teacher: Teacher, space: SpaceFile, data: DataConfig) -> SearchSpace:
-    """Enumerate a space's candidates for this teacher; raise QaedgeError where block names differ.
+    """Enumerate a space's candidates for this teacher.
+
+    Raises QaedgeError where block names differ, or where the blocks do not hold all layers though their schemes ask
+    for it (`check_covered`).
 
     `data` tells what images the teacher sees: block losses hold for these alone.
     """
@@ -247,7 +206,9 @@ def resolve_space(teacher: Teacher, space: SpaceFile, data: DataConfig) -> Searc
         block.name: sum(isinstance(part, nn.Conv2d | nn.Linear) for part in block.module.modules())
         for block in teacher.blocks
     }
-    return space.resolve(shapes, own, teacher.digest, data.digest, layers)
+    resolved = space.resolve(shapes, own, teacher.digest, data.digest, layers)
+    check_covered(teacher, resolved)
+    return resolved
 
 
 def _shape(tensor: Tensor) -> Shape:

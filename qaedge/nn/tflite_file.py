@@ -86,6 +86,11 @@ class TfliteFile:
         self._tensors.append(tensor)
         return len(self._tensors) - 1
 
+    def kind(self, index: int) -> str:
+        """Return the type of a tensor, as `TensorType` calls it."""
+        types = {value: name for name, value in vars(self.schema.TensorType).items() if name.isupper()}
+        return str(types[self._tensors[index].type])
+
     def operator(self, kind: str, inputs: list[int], output: int, options: Any = None, version: int = 1) -> None:
         """Add an operator: `kind` as `BuiltinOperator` calls it, `options` one of the schema's, or None."""
         s = self.schema

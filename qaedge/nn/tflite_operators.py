@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from qaedge.nn.graph import Node
-from qaedge.nn.quantize import Scale
-from qaedge.nn.tflite_writer import FUSED, PACKED, Emit, TfliteWriter, channels_last
+from qaedge.nn.quantize import BYTE, Scale
+from qaedge.nn.tflite_writer import FUSED, PACKED, TYPES, Emit, TfliteWriter, channels_last
 
 #: The version under which XNNPACK takes FULLY_CONNECTED with packed weights.
 FEW_BIT_VERSION = 10
@@ -52,8 +52,9 @@ def _padding(
     if fill == 0:
         w.emit("PAD", [given, by], padded, w.schema.PadOptionsT(), 1 if scale is None else 2)
     else:
-        least = np.array([np.finfo(np.float32).min], np.float32) if scale is None else np.array([-128], np.int8)
-        value = w.constant("least", least, "FLOAT32" if scale is None else "INT8", scale)
+        kind = "FLOAT32" if scale is None else TYPES[scale.bits][0]
+        least = np.array([np.finfo(np.float32).min if scale is None else -scale.middle], kind.lower())
+        value = w.constant("least", least, kind, scale)
         w.emit("PADV2", [given, by, value], padded, w.schema.PadV2OptionsT(), 1 if scale is None else 2)
     return padded, words.VALID
 
@@ -137,8 +138,9 @@ def _number(value: float, scale: Scale | None) -> tuple[np.ndarray[Any, Any], st
     """One number as a constant: in float, or on a grid."""
     if scale is None:
         return np.array([value], np.float32), "FLOAT32"
-    integer = min(max(round(value / scale.scale) + scale.zero_point, 0), 255) - 128
-    return np.array([integer], np.int8), "INT8"
+    integer = min(max(round(value / scale.scale) + scale.zero_point, 0), scale.levels) - scale.middle
+    kind = TYPES[scale.bits][0]
+    return np.array([integer], kind.lower()), kind
 
 
 def _rescaled(w: TfliteWriter, node: Node, index: int, given: int, wanted: Scale) -> int:
@@ -162,8 +164,11 @@ def _cat(w: TfliteWriter, node: Node, inputs: list[int], output: int, activation
 
 def _binary(kind: str, options: str) -> Emit:
     def write(w: TfliteWriter, node: Node, inputs: list[int], output: int, activation: int) -> None:
-        version = 1 if w.grid[node.name] is None else 2
-        w.emit(kind, inputs, output, getattr(w.schema, options)(fusedActivationFunction=activation), version)
+        scale = w.grid[node.name]
+        made = getattr(w.schema, options)(fusedActivationFunction=activation)
+        if kind == "ADD" and scale is not None and scale.bits > BYTE:
+            made.potScaleInt16 = False  # scales are any numbers, not powers of two
+        w.emit(kind, inputs, output, made, 1 if scale is None else 2)
 
     return write
 
@@ -235,11 +240,10 @@ def _straight(w: TfliteWriter, node: Node, given: int, gain: float, offset: floa
     else:
         step = np.full(channels, gain / 127, np.float32)
         zeros = np.zeros(channels, np.int64)
-        biases = np.full(channels, round(offset / (float(step[0]) * scale.scale)), np.int32)
+        kind = TYPES[scale.bits][1]
+        biases = np.full(channels, round(offset / (float(step[0]) * scale.scale)), kind.lower())
         weight = w.file.tensor(f"{node.name}/gain", shape, "INT8", step, zeros, 3, np.full(shape, 127, np.int8))
-        bias = w.file.tensor(
-            f"{node.name}/offset", (channels,), "INT32", step * np.float32(scale.scale), zeros, 0, biases
-        )
+        bias = w.file.tensor(f"{node.name}/offset", (channels,), kind, step * np.float32(scale.scale), zeros, 0, biases)
     w.emit("DEPTHWISE_CONV_2D", [given, weight, bias], output, options, 1 if scale is None else 3)
 
 
@@ -267,7 +271,19 @@ def _limit(w: TfliteWriter, node: Node, given: int, output: int, scale: Scale | 
 
 
 def _hardswish(w: TfliteWriter, node: Node, inputs: list[int], output: int, activation: int) -> None:
-    w.emit("HARD_SWISH", inputs, output, w.schema.HardSwishOptionsT())
+    scale = w.grid[node.name]
+    if scale is None or scale.bits <= BYTE:
+        w.emit("HARD_SWISH", inputs, output, w.schema.HardSwishOptionsT())
+        return
+    # LiteRT's kernel takes no 16 bits. `x * hardsigmoid(x)` is the same, with one more rounding.
+    unit = Scale.of_range(-1.0, 1.0, scale.bits)
+    shape = channels_last(node.shape)
+    gate = w.activation(f"{node.name}/gate", shape, unit)
+    straight = w.activation(f"{node.name}/straight", shape, unit)
+    _straight(w, node, inputs[0], 1 / 6, 0.5, straight)
+    _limit(w, node, straight, gate, unit, 0.0, 1.0)
+    made = w.schema.MulOptionsT(fusedActivationFunction=activation)
+    w.emit("MUL", [inputs[0], gate], output, made, 4)
 
 
 def _sigmoid(w: TfliteWriter, node: Node, inputs: list[int], output: int, activation: int) -> None:
@@ -275,12 +291,16 @@ def _sigmoid(w: TfliteWriter, node: Node, inputs: list[int], output: int, activa
     if scale is None:
         w.emit("LOGISTIC", inputs, output)
         return
-    # LiteRT's kernel has one grid for its output, of 1/256; ours follows.
-    fixed = Scale(1 / 256, 0)
+    # LiteRT's kernel has one grid for its output, of 1/256, or of 1/32768; ours follows.
+    fixed = Scale(1 / 256, 0) if scale.bits <= BYTE else Scale(1 / 2**15, 2**15, 2**16 - 1)
     between = output if scale == fixed else w.activation(f"{node.name}/fixed", channels_last(node.shape), fixed)
     w.emit("LOGISTIC", inputs, between, None, 2)
     if between != output:
         w.emit("QUANTIZE", [between], output, w.schema.QuantizeOptionsT(), 2)
+
+
+def _requantize(w: TfliteWriter, node: Node, inputs: list[int], output: int, activation: int) -> None:
+    w.emit("QUANTIZE", inputs, output, w.schema.QuantizeOptionsT(), 2)
 
 
 #: operator of a Graph -> what writes it.
@@ -299,4 +319,5 @@ EMITTERS: dict[str, Emit] = {
     "hardswish": _hardswish,
     "hardsigmoid": _hardsigmoid,
     "sigmoid": _sigmoid,
+    "requantize": _requantize,
 }

@@ -20,6 +20,31 @@ FUSED = {(0.0, 6.0): "RELU6", (0.0, float("inf")): "RELU", (-1.0, 1.0): "RELU_N1
 #: Operators that can have one.
 _FUSE = ("conv", "linear", "add", "mul")
 
+#: operator -> the least version that takes activations of 16 bits.
+WIDE = {
+    "ADD": 3,
+    "BROADCAST_TO": 3,
+    "CONCATENATION": 3,
+    "CONV_2D": 4,
+    "DEPTHWISE_CONV_2D": 5,
+    "DEQUANTIZE": 3,
+    "FULLY_CONNECTED": 7,
+    "LOGISTIC": 3,
+    "MAXIMUM": 4,
+    "MAX_POOL_2D": 3,
+    "MEAN": 3,
+    "MINIMUM": 4,
+    "MUL": 4,
+    "PAD": 3,
+    "PADV2": 3,
+    "RELU": 3,
+    "RELU6": 3,
+    "RESIZE_BILINEAR": 4,
+    "TRANSPOSE": 5,
+}
+#: bits of activations -> type of their integers, and of the biases that are added to their sums.
+TYPES = {8: ("INT8", "INT32"), 16: ("INT16", "INT64")}
+
 #: Writes a node: (writer, node, indices of its inputs, index of its output, activation).
 Emit = Callable[["TfliteWriter", Node, list[int], int, int], None]
 
@@ -28,11 +53,9 @@ class TfliteWriter:
     """Writes the nodes of a graph one after the other; `write` is what knows the operators."""
 
     def __init__(self, network: Graph | QuantizedGraph, integer_ends: bool, emitters: Mapping[str, Emit]) -> None:
-        """Begin a file; raise UnsupportedOperator for activations without a form, MissingExtra without the schema."""
+        """Begin a file; raise MissingExtra without the schema."""
         self.quantized = network if isinstance(network, QuantizedGraph) else None
         self.graph = network.graph if isinstance(network, QuantizedGraph) else network
-        if self.quantized:
-            self.quantized.check_activations("TFLite")
         self.emitters = emitters
         self.file = TfliteFile()
         self.schema = self.file.schema
@@ -110,7 +133,7 @@ class TfliteWriter:
         """Add a tensor that is computed."""
         if scale is None:
             return self.file.tensor(name, shape, "FLOAT32")
-        return self.file.tensor(name, shape, "INT8", np.array([scale.scale]), np.array([scale.zero_point - 128]))
+        return self.file.tensor(name, shape, TYPES[scale.bits][0], *_grid(scale))
 
     def _real(self, name: str) -> int:
         """Return the float form of a tensor, dequantizing it where it has none yet."""
@@ -122,15 +145,16 @@ class TfliteWriter:
         return self.real[name]
 
     def emit(self, kind: str, inputs: list[int], output: int, options: Any = None, version: int = 1) -> None:
-        """Add an operator, as `TfliteFile.operator` does."""
+        """Add an operator, as `TfliteFile.operator` does; of the version that 16 bits ask for, where it is later."""
+        if kind in WIDE and "INT16" in (self.file.kind(inputs[0]), self.file.kind(output)):
+            version = max(version, WIDE[kind])
         self.file.operator(kind, inputs, output, options, version)
 
     def constant(self, name: str, value: np.ndarray[Any, Any], kind: str = "INT32", scale: Scale | None = None) -> int:
         """Add a tensor that is known; the same numbers only once."""
         place = (f"{kind} {value.shape} {scale}", value.tobytes())
         if place not in self._constants:
-            grid = None if scale is None else (np.array([scale.scale]), np.array([scale.zero_point - 128]))
-            scales, zeros = grid or (None, None)
+            scales, zeros = (None, None) if scale is None else _grid(scale)
             self._constants[place] = self.file.tensor(name, value.shape, kind, scales, zeros, 0, value)
         return self._constants[place]
 
@@ -160,10 +184,12 @@ class TfliteWriter:
         integers, scales, bias_integers, bias_scales = self.quantized.integers(node)
         given = self.given_scale(node)
         assert given is not None
+        bias_kind = TYPES[given.bits][1]
         if bias_integers is None or bias_scales is None:
-            stored_bias, stored_scales = np.zeros(channels, np.int32), to_array(scales) * np.float32(given.scale)
+            stored_bias, stored_scales = np.zeros(channels), to_array(scales) * np.float32(given.scale)
         else:
-            stored_bias, stored_scales = to_array(bias_integers.double()).astype(np.int32), to_array(bias_scales)
+            stored_bias, stored_scales = to_array(bias_integers.double()), to_array(bias_scales)
+        stored_bias = stored_bias.astype(bias_kind.lower())
         values = order(to_array(integers)).astype(np.int8)
         zeros = np.zeros(channels, np.int64)
         bits = self.quantized.bits_of(node)
@@ -171,8 +197,15 @@ class TfliteWriter:
         self.weight_bytes += stored.nbytes + stored_bias.nbytes + 2 * 4 * channels  # two scales each; zeros lie once
         return [
             self.file.tensor(node.weight, values.shape, kind, to_array(scales), zeros, axis, stored),
-            self.file.tensor(node.bias or f"{node.name}/b", (channels,), "INT32", stored_scales, zeros, 0, stored_bias),
+            self.file.tensor(
+                node.bias or f"{node.name}/b", (channels,), bias_kind, stored_scales, zeros, 0, stored_bias
+            ),
         ]
+
+
+def _grid(scale: Scale) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return a scale and its zero point, as they are written: integers are signed."""
+    return np.array([scale.scale]), np.array([scale.zero_point - scale.middle])
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ def load_weights(module: nn.Module, path: Path) -> str:
 
     Raises:
         MissingFile: no such file.
-        TeacherError: another kind of file, a broken one, or tensors that do not fit.
+        TeacherError: another kind of file, a broken one, tensors that do not fit, or that hold NaN.
     """
     check_suffix(path)
     data = read_bytes(path, hint="Check teacher.weights in the project file.")
@@ -80,6 +80,12 @@ def load_weights(module: nn.Module, path: Path) -> str:
             f"The weights {path} do not fit {type(module).__name__}: {_misfits(str(error))}.",
             "Check teacher.function, teacher.arguments and teacher.weights in the project file.",
         ) from error
+    broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    if broken:
+        raise TeacherError(
+            f"The weights {path} hold NaN or infinity in {_first('of their tensors', broken)}.",
+            "The training that made them broke down; take an earlier checkpoint.",
+        )
     return hashlib.sha256(data).hexdigest()
 
 

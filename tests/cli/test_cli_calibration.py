@@ -43,12 +43,17 @@ def not_a_number(weights) -> None:
     weights[f"{norms(weights, 'features.1.')[0]}bias"][0] = torch.nan
 
 
+def too_large(weights) -> None:
+    weights[f"{norms(weights, 'features.1.')[0]}weight"].fill_(3e38)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (dead_end, "The block 'stage1' puts out the same numbers everywhere in all 12 images"),
         (dead_inside, "The teacher's own block 'stage1' cannot be quantized. The layer "),
-        (not_a_number, "not finite"),
+        (not_a_number, "hold NaN or infinity in 1 of their tensors (features.1."),
+        (too_large, "not finite"),
     ],
 )
 def test_a_teacher_without_ranges_is_one_error(change, said, tmp_path, qaedge):

@@ -5,9 +5,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qaedge.nn.block_costs import block_costs
 from qaedge.nn.data import open_split
 from qaedge.nn.metrics import evaluate
-from qaedge.nn.teacher import Teacher, block_costs, load_teacher, resolve_space
+from qaedge.nn.teacher import Teacher, load_teacher, resolve_space
 from qaedge.project import Workspace
 from qaedge.space import SpaceFile
 

@@ -24,7 +24,7 @@ from export_samples import (
 )
 from torch import nn
 
-from qaedge.candidate import BlockSpec, QuantScheme
+from qaedge.candidate import BlockSpec
 from qaedge.errors import DiskFull, InvalidFile, ParityError, UnsupportedOperator
 from qaedge.nn import export_onnx
 from qaedge.nn.blocks import build_block
@@ -32,7 +32,6 @@ from qaedge.nn.export_onnx import FORMS, write_onnx
 from qaedge.nn.graph import Graph, Node
 from qaedge.nn.onnx_session import OnnxSession
 from qaedge.nn.parity import BOUNDS, Parity, block_parity, check, network_parity
-from qaedge.nn.quantize import calibrate
 from qaedge.nn.teacher import Teacher
 from qaedge.nn.tracing import trace
 
@@ -98,7 +97,7 @@ def test_a_whole_network_gives_each_pixel_its_class(form, tmp_path):
     quantized = deeplab_of(7)
     artifact = write_onnx(quantized, tmp_path / "net.onnx", form)
     found = network_parity(quantized, artifact, pictures(4))
-    assert found.same_class >= 0.999
+    assert found.same_decided >= 0.999
     check(found, artifact)
     classes = torch.cat([quantized(x).argmax(1) for x in pictures(4)])
     assert len(classes.unique()) > 1, "a network of one class would agree with anything"
@@ -182,13 +181,6 @@ def test_few_bits_lie_in_eight_bit_containers(tmp_path):
 # What cannot be written
 
 
-def test_sixteen_bit_activations_have_no_form(tmp_path):
-    quantized = calibrate(trace(conv().eval(), (4, 8, 8)), noise((4, 8, 8)), QuantScheme(8, 16))
-    with pytest.raises(UnsupportedOperator, match="16 bits") as caught:
-        write_onnx(quantized, tmp_path / "wide.onnx")
-    assert "w8a8" in caught.value.hint and not list(tmp_path.iterdir())
-
-
 def test_an_operator_without_a_form_is_named(tmp_path):
     graph = Graph((4, 8, 8), [Node("a", "softmax", ("input",), (1, 4, 8, 8), where="stage1.0")], "a", {})
     with pytest.raises(UnsupportedOperator, match=r"'softmax' in stage1\.0"):
@@ -229,7 +221,7 @@ def test_another_file_is_found_out(tmp_path):
     with pytest.raises(ParityError, match=r"other: .* of outputs at most one"):
         check(found, artifact)
     with pytest.raises(ParityError, match="pixels of the same class"):
-        check(Parity(1, same_class=0.98), artifact)
+        check(Parity(1, same_decided=0.98), artifact)
     check(Parity(1), artifact)
 
 
@@ -242,4 +234,4 @@ def test_a_file_that_is_none_is_said(tmp_path):
 def test_every_operator_has_a_form():
     from qaedge.nn.graph import OPERATORS
 
-    assert set(export_onnx._EMITTERS) == set(OPERATORS)
+    assert set(export_onnx._EMITTERS) == set(OPERATORS) - {"requantize"}, "which quantizing does by itself"

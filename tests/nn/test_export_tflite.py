@@ -120,23 +120,28 @@ def test_a_whole_network_gives_each_pixel_its_class(size, tmp_path):
     artifact = write_tflite(quantized, tmp_path / "net.tflite")
     images = pictures(6, size=size)
     found = network_parity(quantized, artifact, images)
-    assert found.same_class >= 0.995
+    assert found.same_decided >= 0.999
     check(found, artifact)
     session = TfliteSession(tmp_path / "net.tflite")
     assert session.dtype == "int8" and session.output_grid is not None
     assert session.operators.count("DELEGATE") == 1 and "BROADCAST_TO" not in session.operators
     assert len(np.unique(np.concatenate([session.run(x).argmax(1) for x in images]))) > 1
 
-    # Any two agree, also those of which one ends in float: classes that are as good as even fall otherwise there.
+    # Any two agree where classes are not as good as even, also those of which one ends in float.
     classes = {"tflite": [session.run(x).argmax(1) for x in images]}
     for form in ("s8s8", "u8s8"):
         onnx = OnnxSession(Path(write_onnx(frozen, tmp_path / f"{form}.onnx", form).path))
         classes[form] = [onnx.run(x).argmax(1) for x in images]
     with torch.no_grad():
-        classes["torch"] = [frozen(x).argmax(1).numpy() for x in images]
+        logits = [frozen(x) for x in images]
+    classes["torch"] = [x.argmax(1).numpy() for x in logits]
+    best = torch.cat([x.topk(2, 1).values for x in logits])
+    step = frozen.scale_of(frozen.graph.nodes[-2].name)
+    sure = (best[:, 0] - best[:, 1] > 3 * step.scale).numpy()
+    assert sure.mean() > 0.7
     for one, other in itertools.combinations(classes, 2):
-        same = np.mean([np.mean(a == b) for a, b in zip(classes[one], classes[other], strict=True)])
-        assert same >= (0.99 if "tflite" in (one, other) else 0.999), (one, other, same)
+        same = (np.concatenate(classes[one]) == np.concatenate(classes[other]))[sure].mean()
+        assert same >= 0.999, (one, other, same)
 
 
 def test_a_network_may_end_in_float(tmp_path):
@@ -144,7 +149,7 @@ def test_a_network_may_end_in_float(tmp_path):
     artifact = write_tflite(quantized, tmp_path / "net.tflite", integer_ends=False)
     session = TfliteSession(tmp_path / "net.tflite")
     assert session.dtype == "float32" and session.input_grid is None and session.output_grid is None
-    assert network_parity(quantized, artifact, pictures(4)).same_class >= 0.999
+    assert network_parity(quantized, artifact, pictures(4)).same_decided >= 0.999
 
 
 def test_float_files_equal_torch(kinds, deeplab, tmp_path):
@@ -206,13 +211,6 @@ def test_a_network_with_groups_and_odd_bounds(tmp_path):
 
 
 # What cannot be written or read
-
-
-def test_sixteen_bit_activations_have_no_form(tmp_path):
-    quantized = calibrate(trace(conv().eval(), (4, 8, 8)), noise((4, 8, 8)), QuantScheme(8, 16))
-    with pytest.raises(UnsupportedOperator, match="16 bits") as caught:
-        write_tflite(quantized, tmp_path / "wide.tflite")
-    assert "w8a8" in caught.value.hint and not list(tmp_path.iterdir())
 
 
 def test_an_operator_without_a_form_is_named(tmp_path):

@@ -75,7 +75,7 @@ def test_what_was_trained_is_what_the_files_compute(setting, tmp_path):
 
         artifact = write_file(network, tmp_path / name)
         found = network_parity(as_written(network, tmp_path / name), artifact, images)
-        assert found.same_class >= BOUNDS[artifact.format].network, name
+        assert found.same_decided >= BOUNDS[artifact.format].network, name
     for node in network.graph.nodes:
         if node.weight:
             integers = network.integers(node)[0].detach()

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from qaedge.errors import MissingFile, QaedgeError, TeacherError
+from qaedge.nn.block_costs import block_costs
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.teacher import (
     Teacher,
-    block_costs,
     cut,
     load_teacher,
     record,
@@ -486,3 +486,13 @@ def test_a_file_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path
     with pytest.raises(TeacherError, match="hold more than tensors") as caught:
         load_weights(torch.nn.Conv2d(3, 8, 1), path)
     assert "weights_only" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> None:
+    net = nn.Conv2d(3, 4, 1)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state["bias"][1] = value
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    with pytest.raises(TeacherError, match=r"hold NaN or infinity in 1 of their tensors \(bias\)"):
+        load_weights(net, tmp_path / "net.safetensors")

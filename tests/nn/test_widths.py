@@ -1,0 +1,156 @@
+"""Activations of 16 bits: in every kind of block, and in some blocks of a network beside 8 bits in others."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from export_samples import IMAGE, OTHERS, SPECS, noise, pictures, settled, small_deeplab
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qaedge.candidate import BlockSpec, QuantScheme
+from qaedge.nn.blocks import build_block
+from qaedge.nn.export import as_written, write_file
+from qaedge.nn.parity import BOUNDS, block_parity, check, network_parity
+from qaedge.nn.part import part_of
+from qaedge.nn.paths import top_modules
+from qaedge.nn.quantize import QuantizedGraph, Scale, calibrate, fake_quantize
+from qaedge.nn.quantized_file import load_quantized, save_quantized
+from qaedge.nn.sessions import load_file
+from qaedge.nn.tracing import trace
+from qaedge.nn.widths import crossed, crossing_alone, crossings, widened
+
+pytest.importorskip("ai_edge_litert", reason="needs the extra tflite")
+
+FORMATS = ("onnx", "tflite")
+BLOCKS = [(text, lambda t=text: build_block(BlockSpec.parse(t), SPECS[t][0]), SPECS[text]) for text in SPECS]
+BLOCKS += [(text, lambda m=module: m.eval(), (4, 8, 10)) for text, module in OTHERS.items()]
+
+
+def mixed(*bits: int, weights: int = 8) -> tuple[QuantizedGraph, list[tuple[tuple[str, ...], QuantScheme]]]:
+    """The small DeepLabV3, its blocks' activations of so many bits in turn."""
+    teacher = small_deeplab()
+    graph = trace(teacher.module, IMAGE)
+    blocks = [
+        (tuple(top_modules(teacher.module, block.path)), QuantScheme(weights, bits[number % len(bits)]))
+        for number, block in enumerate(teacher.blocks)
+    ]
+    graph, widths = widened(graph, blocks)
+    scheme = QuantScheme(weights, max(bits))
+    return calibrate(graph, pictures(8, "train"), scheme, widths=widths).freeze(), blocks
+
+
+@given(st.floats(-1e3, 1e3), st.floats(0, 1e3))
+def test_a_grid_of_16_bits_has_zero_in_its_middle_and_covers_the_range(low, width):
+    scale = Scale.of_range(low, low + width, 16)
+    assert scale.bits == 16 and scale.zero_point == scale.middle == 2**15
+    step = scale.scale
+    assert scale.low <= min(low, 0.0) + step / 2 and scale.high >= max(low + width, 0.0) - step / 2
+    values = torch.tensor([0.0, low, low + width])
+    found = fake_quantize(values, scale)
+    assert found[0] == 0 and torch.allclose(found, values, atol=step * 0.51)
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_every_kind_of_block_computes_what_torch_scored(bits, file_format, tmp_path):
+    for text, build, shape in BLOCKS:
+        graph = trace(settled(build(), shape), shape)
+        network = calibrate(graph, noise(shape), QuantScheme(bits, 16), float_tail=False).freeze()
+        path = tmp_path / f"block.{file_format}"
+        artifact = write_file(network, path, "u8s8", name=text, integer_ends=True)
+        session = load_file(path)
+        assert session.dtype == "int16" and session.run_raw(session.zeros()).dtype == np.int16, text
+        found = block_parity(network, artifact, noise(shape, 3, seed=7))
+        assert found.within_one_step >= BOUNDS[file_format].block, (text, found)
+        check(found, artifact)
+
+
+def test_16_bits_are_closer_to_float_than_8():
+    for text, build, shape in BLOCKS:
+        graph = trace(settled(build(), shape), shape)
+        apart = {}
+        for width in (8, 16):
+            network = calibrate(graph, noise(shape), QuantScheme(8, width), float_tail=False).freeze()
+            with torch.no_grad():
+                apart[width] = sum(float((network(x) - graph(x)).square().sum()) for x in noise(shape))
+        assert apart[16] < apart[8], text
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize("bits", [(16,), (8, 16), (16, 8), (8, 8, 16)], ids=str)
+def test_a_network_of_such_blocks_gives_each_pixel_its_class(bits, file_format, tmp_path):
+    network, blocks = mixed(*bits)
+    path = tmp_path / f"net.{file_format}"
+    written = as_written(network, path)
+    artifact = write_file(network, path)
+    found = network_parity(written, artifact, pictures(6))
+    assert found.same_decided >= 0.995
+    check(found, artifact)
+    changes = sum(a[1].activation_bits != b[1].activation_bits for a, b in itertools.pairwise(blocks))
+    assert len(crossings(network.graph)) == changes
+    if file_format == "tflite":
+        assert load_file(path).operators.count("QUANTIZE") >= changes
+
+
+def test_where_all_blocks_have_one_width_nothing_is_put_between():
+    teacher = small_deeplab()
+    graph = trace(teacher.module, IMAGE)
+    blocks = [(tuple(top_modules(teacher.module, block.path)), QuantScheme(8, 16)) for block in teacher.blocks]
+    assert widened(graph, blocks) == (graph, {})
+
+
+def test_in_float_a_crossing_does_nothing():
+    network, _ = mixed(8, 16)
+    plain = trace(small_deeplab().module, IMAGE)
+    assert len(network.graph.nodes) > len(plain.nodes)
+    for x in pictures(2):
+        with torch.no_grad():
+            assert torch.equal(network.graph(x), plain(x))
+
+
+def test_each_tensor_is_on_the_grid_of_its_block():
+    network, blocks = mixed(8, 16)
+    for places, scheme in blocks:
+        part = part_of(network, places)
+        assert part is not None
+        for owner in part.network.layout.owners:
+            assert part.network.scales[owner].bits == scheme.activation_bits, (places, owner)
+
+
+def test_a_network_comes_back_from_its_file_with_its_crossings(tmp_path):
+    network, _ = mixed(8, 16)
+    save_quantized(network, tmp_path / "net.safetensors")
+    again = load_quantized(trace(small_deeplab().module, IMAGE), tmp_path / "net.safetensors")
+    assert crossings(again.graph) == crossings(network.graph)
+    assert load_quantized(network.graph, tmp_path / "net.safetensors").graph.nodes == network.graph.nodes
+    for x in pictures(2):
+        with torch.no_grad():
+            assert torch.equal(again(x), network(x))
+
+
+def test_crossings_of_one_size_of_image_stand_at_the_same_places_of_another():
+    network, _ = mixed(8, 16)
+    crop = crossed(trace(small_deeplab().module, (3, 16, 24)), crossings(network.graph))
+    assert [node.name for node in crop.nodes] == [node.name for node in network.graph.nodes]
+    assert [node.inputs for node in crop.nodes] == [node.inputs for node in network.graph.nodes]
+    assert crossed(crop, crossings(network.graph)) is crop
+
+
+@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(("before", "after"), [(8, 16), (16, 8)])
+def test_a_crossing_alone_is_a_file_that_changes_the_grid(before, after, file_format, tmp_path):
+    shape = (8, 6, 10)
+    graph, widths = crossing_alone(shape, before, after)
+    scheme = QuantScheme(8, 8)
+    network = calibrate(graph, noise(shape), scheme, float_tail=False, widths=widths).freeze()
+    artifact = write_file(network, tmp_path / f"border.{file_format}", "s8s8", integer_ends=True)
+    session = load_file(Path(artifact.path))
+    assert (session.dtype, session.run_raw(session.zeros()).dtype) == (f"int{before}", f"int{after}")
+    found = block_parity(network, artifact, noise(shape, 3, seed=7))
+    assert found.within_one_step is not None and math.isclose(found.within_one_step, 1.0)
