@@ -11,7 +11,7 @@ import numpy as np
 
 from qaedge.nn.graph import Node
 from qaedge.nn.quantize import BYTE, Scale
-from qaedge.nn.tflite_writer import FUSED, PACKED, TYPES, Emit, TfliteWriter, channels_last
+from qaedge.nn.tflite_writer import FUSED, PACKED, TYPES, Emit, TfliteWriter, channels_last, fused
 
 #: The version under which XNNPACK takes FULLY_CONNECTED with packed weights.
 FEW_BIT_VERSION = 10
@@ -128,7 +128,7 @@ def _clamp(w: TfliteWriter, node: Node, inputs: list[int], output: int, activati
     bounds = (node.attributes["low"], node.attributes["high"])
     scale = w.grid[node.name]
     if bounds in FUSED and not (scale is not None and bounds == (-1.0, 1.0)):
-        w.emit(FUSED[bounds], inputs, output, None, 1 if scale is None else 2)
+        w.emit(fused(bounds, scale), inputs, output, None, 1 if scale is None else 2)
         return
     given = inputs[0] if scale is None else _rescaled(w, node, 0, inputs[0], scale)
     _limit(w, node, given, output, scale, *bounds)

@@ -10,7 +10,7 @@ import numpy as np
 from qaedge.errors import UnsupportedOperator
 from qaedge.nn.graph import Graph, Node, to_array
 from qaedge.nn.packing import pack
-from qaedge.nn.quantize import QuantizedGraph, Scale
+from qaedge.nn.quantize import BYTE, QuantizedGraph, Scale
 from qaedge.nn.tflite_file import TfliteFile
 
 #: Bits of weights that FULLY_CONNECTED takes packed.
@@ -104,7 +104,7 @@ class TfliteWriter:
             covered = scale is not None and scale.covers(*bounds)
             if not covered and (activation != "NONE" or bounds not in FUSED or node.operator not in _FUSE):
                 break
-            target, activation = clamp, activation if covered else FUSED[bounds]
+            target, activation = clamp, activation if covered else fused(bounds, scale)
             self.fused.add(clamp.name)
             clamp = self._alone(target)
         in_float = scale is None
@@ -206,6 +206,18 @@ class TfliteWriter:
 def _grid(scale: Scale) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Return a scale and its zero point, as they are written: integers are signed."""
     return np.array([scale.scale]), np.array([scale.zero_point - scale.middle])
+
+
+def fused(bounds: tuple[float, float], scale: Scale | None) -> str:
+    """Return the activation that keeps to bounds of `FUSED` on a grid.
+
+    Where a grid of 16 bits ends at the upper one by itself, only the lower one is left: LiteRT refuses a file in which
+    6 is more than 2^31 steps, as in layers that put out next to nothing.
+    """
+    low, high = bounds
+    if scale is not None and scale.bits > BYTE and low == 0 and scale.high <= high + scale.scale / 2:
+        return "RELU"
+    return FUSED[bounds]
 
 
 def channels_last(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import torch
 from export_samples import IMAGE, OTHERS, SPECS, noise, pictures, settled, small_deeplab
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from qaedge.candidate import BlockSpec, QuantScheme
 from qaedge.nn.blocks import build_block
@@ -154,3 +155,13 @@ def test_a_crossing_alone_is_a_file_that_changes_the_grid(before, after, file_fo
     assert (session.dtype, session.run_raw(session.zeros()).dtype) == (f"int{before}", f"int{after}")
     found = block_parity(network, artifact, noise(shape, 3, seed=7))
     assert found.within_one_step is not None and math.isclose(found.within_one_step, 1.0)
+
+
+def test_a_layer_that_puts_out_next_to_nothing_loads(tmp_path):
+    module = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU6(), nn.Conv2d(4, 4, 1)).eval()
+    with torch.no_grad():
+        module[0].weight.mul_(1e-8)
+        module[0].bias.fill_(1e-8)
+    network = calibrate(trace(module, (4, 8, 8)), noise((4, 8, 8)), QuantScheme(8, 16), float_tail=False).freeze()
+    artifact = write_file(network, tmp_path / "faint.tflite", integer_ends=True)
+    check(block_parity(network, artifact, noise((4, 8, 8))), artifact)
