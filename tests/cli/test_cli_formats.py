@@ -114,7 +114,7 @@ def test_both_files_are_given_away_checked_and_verified(both, qaedge, monkeypatc
     onnx, tflite = json.loads(ran.out)
     assert (onnx["file"], tflite["file"]) == ("small.onnx", "small.tflite")
     for row in (onnx, tflite):
-        assert row["same_class"] >= 0.99 and row["within_one_step"] >= 0.995 and row["images"] == 4
+        assert row["same_class"] >= 0.97 and row["within_one_step"] >= 0.995 and row["images"] == 4
         assert row["verified"]["same_class"] >= 0.999 and row["verified"]["device"] == "local"
     assert tflite["verified"]["runtime"].startswith("tflite ai-edge-litert")
 

@@ -282,7 +282,10 @@ def test_tflite_files_put_out_there_what_they_put_out_here(here, demo):
             wanted = network.run_raw(given)
             assert found.dtype == wanted.dtype == np.int8 and found.shape == wanted.shape
             assert (np.abs(found.astype(int) - wanted.astype(int)) <= 1).mean() >= 0.995
-            assert (found.argmax(-1) == wanted.argmax(-1)).mean() >= 0.99
+            best = np.sort(wanted.astype(int), -1)
+            decided = best[..., -1] - best[..., -2] > 2  # where two are as good as even, one rounding is another class
+            assert decided.mean() > 0.5
+            assert (found.argmax(-1) == wanted.argmax(-1))[decided].mean() >= 0.999
 
 
 def artifacts(folder: Path) -> list[Artifact]:
