@@ -16,7 +16,8 @@ from qaedge.errors import UnsupportedOperator
 from qaedge.files import write_atomic
 from qaedge.nn.graph import Graph, Node, to_array
 from qaedge.nn.packing import pack
-from qaedge.nn.quantize import BYTE, MOVES, QuantizedGraph, Scale
+from qaedge.nn.quantize import MOVES, QuantizedGraph
+from qaedge.nn.scale import BYTE, Scale
 
 OPSET, IR_VERSION = 21, 10  # read by every runtime since ONNX Runtime 1.18
 #: Who a file says wrote it.

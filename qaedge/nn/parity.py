@@ -14,7 +14,8 @@ from qaedge.artifact import Artifact
 from qaedge.errors import ParityError
 from qaedge.nn.graph import Graph
 from qaedge.nn.metrics import class_map
-from qaedge.nn.quantize import BYTE, QuantizedGraph
+from qaedge.nn.quantize import QuantizedGraph
+from qaedge.nn.scale import BYTE
 from qaedge.nn.sessions import load_file
 
 #: format -> what runs its files on this machine.

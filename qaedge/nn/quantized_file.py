@@ -18,7 +18,8 @@ from qaedge.candidate import QuantScheme
 from qaedge.errors import InvalidFile, MissingFile
 from qaedge.files import write_atomic
 from qaedge.nn.graph import Graph
-from qaedge.nn.quantize import QuantizedGraph, Scale
+from qaedge.nn.quantize import QuantizedGraph
+from qaedge.nn.scale import Scale
 from qaedge.nn.widths import Crossing, crossed, crossings
 
 _KEY, _VALUE, _WEIGHT_SCALE = "qaedge-quantized", "value/", "weight_scale/"

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from qaedge.nn.quantize import Observed, Scale, fake_quantize, weight_scales
+from qaedge.nn.quantize import Observed, fake_quantize, weight_scales
+from qaedge.nn.scale import Scale
 
 #: Bits -> the least share of the widest range that is tried: the fewer levels, the more is worth clipping.
 _LEAST_SHARE = {2: 0.1, 3: 0.2, 4: 0.35, 5: 0.5}

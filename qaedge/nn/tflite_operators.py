@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qaedge.nn.graph import Node
-from qaedge.nn.quantize import BYTE, Scale
+from qaedge.nn.scale import BYTE, Scale
 from qaedge.nn.tflite_writer import FUSED, PACKED, TYPES, Emit, TfliteWriter, channels_last, fused
 
 #: The version under which XNNPACK takes FULLY_CONNECTED with packed weights.

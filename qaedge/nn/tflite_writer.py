@@ -10,7 +10,8 @@ import numpy as np
 from qaedge.errors import UnsupportedOperator
 from qaedge.nn.graph import Graph, Node, to_array
 from qaedge.nn.packing import pack
-from qaedge.nn.quantize import BYTE, QuantizedGraph, Scale
+from qaedge.nn.quantize import QuantizedGraph
+from qaedge.nn.scale import BYTE, Scale
 from qaedge.nn.tflite_file import TfliteFile
 
 #: Bits of weights that FULLY_CONNECTED takes packed.

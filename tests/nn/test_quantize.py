@@ -18,13 +18,13 @@ from qaedge.nn.graph import Graph
 from qaedge.nn.quantize import (
     Layout,
     QuantizedGraph,
-    Scale,
     calibrate,
     fake_quantize,
     quantize_weight,
     round_ste,
     weight_scales,
 )
+from qaedge.nn.scale import Scale
 from qaedge.nn.tracing import trace
 
 NUMBERS = st.floats(-1e6, 1e6, width=32)

@@ -13,10 +13,11 @@ from qaedge.candidate import QuantScheme
 from qaedge.nn.equalize import MOST, equalize
 from qaedge.nn.graph import Graph
 from qaedge.nn.precision import weighted
-from qaedge.nn.quantize import QuantizedGraph, Scale, calibrate, observe, quantize_weight, weight_scales
+from qaedge.nn.quantize import QuantizedGraph, calibrate, observe, quantize_weight, weight_scales
 from qaedge.nn.ranges import search_scale, search_weight_scales
 from qaedge.nn.reconstruct import reconstruct
 from qaedge.nn.rounding import Form, correct_biases, descend, neighbors, refit, round_layers
+from qaedge.nn.scale import Scale
 from qaedge.nn.tracing import trace
 
 BITS = st.sampled_from([2, 3, 4, 8])

@@ -20,8 +20,9 @@ from qaedge.nn.export import as_written, write_file
 from qaedge.nn.parity import BOUNDS, block_parity, check, network_parity
 from qaedge.nn.part import part_of
 from qaedge.nn.paths import top_modules
-from qaedge.nn.quantize import QuantizedGraph, Scale, calibrate, fake_quantize
+from qaedge.nn.quantize import QuantizedGraph, calibrate, fake_quantize
 from qaedge.nn.quantized_file import load_quantized, save_quantized
+from qaedge.nn.scale import Scale
 from qaedge.nn.sessions import load_file
 from qaedge.nn.tracing import trace
 from qaedge.nn.widths import crossed, crossing_alone, crossings, widened
