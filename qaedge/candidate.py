@@ -209,7 +209,8 @@ class QuantScheme(msgspec.Struct, frozen=True, omit_defaults=True):
             raise UsageError(
                 f"{text!r} is not a quantization scheme.",
                 "Known: fp32, w8a8, w7a8, w4a8, w2a8, w4dw8a8 (depthwise layers at 8 bits), w4fl8a8 (first and last), "
-                "w4s2a8 (the 2 most sensitive), w8.4.4.8a8 (each layer's). What is kept has more bits than the rest; "
+                "w4s2a8 (the 2 most sensitive), w8.4.4.8a8 (each layer's); in a space file w4*, for schemes of 4 bits "
+                "and a8. What is kept has more bits than the rest; "
                 "weights have 2 to 8 bits, activations 8 or 16.",
             )
         plain = mix == Mix(mix.base)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import msgspec
 
-from qaedge.borders import Border, borders, borders_in
+from qaedge.borders import SIZE_BYTES, Border, borders, borders_in
 from qaedge.candidate import Candidate
 from qaedge.errors import NotMeasured
 from qaedge.fingerprint import Difference, strangers
@@ -158,9 +158,9 @@ class LatencyTable:
         # because it cancels between two candidates of a block; a border has nothing to cancel it.
         return max(0.0, found.median_s - found.overhead_s)
 
-    def borders_s(self, network: Iterable[Candidate]) -> float:
+    def borders_s(self, space: SearchSpace, network: Sequence[Candidate]) -> float:
         """Return what all changes of activation width in a network take [s]; raise NotMeasured."""
-        return sum((self.border_s(each) for each in borders_in(network)), 0.0)
+        return sum((self.border_s(each) for each in borders_in(space, network)), 0.0)
 
     def mixed(self, keys: Iterable[str]) -> dict[str, tuple[Difference, ...]]:
         """Return which of these rows were measured in another state than the newest of them, and how they differ."""
@@ -199,10 +199,10 @@ class LatencyTable:
         none = Fit((1.0,) * len(space.blocks))
         try:
             anchor, owns = self.origin(space, kind)
-            own_borders_s = self.borders_s(own_network(space, kind))
+            own_borders_s = self.borders_s(space, own_network(space, kind))
         except NotMeasured:
             return none
-        usable = [(n, row) for n, row in alike if row is not anchor and self._holds(n)]
+        usable = [(n, row) for n, row in alike if row is not anchor and self._holds(space, n)]
         if not usable:
             return none
         differences = {
@@ -217,12 +217,12 @@ class LatencyTable:
         }
         whole = [row.measurement.median_s - anchor.measurement.median_s for _, row in usable]
         # What borders take is no block's: left in, it would bend the slopes.
-        beside = [self.borders_s(network) - own_borders_s for network, _ in usable]
+        beside = [self.borders_s(space, network) - own_borders_s for network, _ in usable]
         return fit(differences, whole, anchor.measurement.median_s, beside)
 
-    def _holds(self, network: Sequence[Candidate]) -> bool:
+    def _holds(self, space: SearchSpace, network: Sequence[Candidate]) -> bool:
         """Whether every candidate of a network was measured, and all that lies between them."""
-        keys = [*(candidate.key for candidate in network), *(each.key for each in borders_in(network))]
+        keys = [*(candidate.key for candidate in network), *(each.key for each in borders_in(space, network))]
         return all(key in self.rows for key in keys)
 
     def _widened(self, space: SearchSpace, kind: bool) -> None:
@@ -230,7 +230,7 @@ class LatencyTable:
         found = self._fits[space.hash, kind]
         offs = []
         for network, row in self.networks(space, HELD_OUT):
-            if network[0].scheme.is_float == kind and self._holds(network):
+            if network[0].scheme.is_float == kind and self._holds(space, network):
                 offs.append(self.predict_latency(space, network)[0] / row.measurement.median_s - 1)
         if len(offs) >= ENOUGH:
             error = (sum(off**2 for off in offs) / len(offs)) ** 0.5
@@ -254,14 +254,11 @@ class LatencyTable:
             if mine is not own:
                 value += slope * (mine.statistic_s(fitted.statistic) - own.statistic_s(fitted.statistic))
                 variance += slope**2 * (mine.error_s**2 + own.error_s**2)
-        value += self.borders_s(chosen) - self.borders_s(own_network(space, kind))
+        value += self.borders_s(space, chosen) - self.borders_s(space, own_network(space, kind))
         return value, (variance + (fitted.relative_error * value) ** 2) ** 0.5
 
     def predict_size(self, space: SearchSpace, choices: Iterable[Candidate]) -> int:
-        """Predict a whole network's file size [bytes]; raise NotMeasured.
-
-        Borders are left out: an operator without weights takes a hundred bytes or so.
-        """
+        """Predict a whole network's file size [bytes]; raise NotMeasured."""
         chosen = list(choices)
         kind = chosen[0].scheme.is_float
         anchor, owns = self.origin(space, kind)
@@ -269,7 +266,12 @@ class LatencyTable:
         apart = [
             sizes[self.row(candidate.key).key] - sizes[own.key] for own, candidate in zip(owns, chosen, strict=True)
         ]
-        return round(anchor.size_bytes + sum(apart))
+        return round(anchor.size_bytes + sum(apart) + self._borders_bytes(space, chosen, kind))
+
+    def _borders_bytes(self, space: SearchSpace, network: Sequence[Candidate], kind: bool) -> int:
+        """Return what the borders of a network take more in its file than those of the network that T0 is of."""
+        apart = len(borders_in(space, network)) - len(borders_in(space, own_network(space, kind)))
+        return SIZE_BYTES[self.format] * apart
 
     def part_sizes(self, space: SearchSpace, is_float: bool) -> dict[str, float]:
         """Return by key how many bytes of a whole file a block is; only differences between them mean anything.
@@ -292,7 +294,8 @@ class LatencyTable:
                 continue
             parts = [self.rows[candidate.key] for candidate in network]
             alone = sum(_beside(part) - _beside(own) for part, own in zip(parts, owns, strict=True))
-            product += alone * (_beside(row) - _beside(anchor)) / row.size_bytes**2
+            whole = _beside(row) - _beside(anchor) - self._borders_bytes(space, network, is_float)
+            product += alone * whole / row.size_bytes**2
             square += alone**2 / row.size_bytes**2
         return min(max(product / square, BESIDE_SLOPES[0]), BESIDE_SLOPES[1]) if square else 1.0
 

@@ -145,7 +145,9 @@ def test_activations_of_16_bits_stand_beside_those_of_8(tmp_path):
     space.save(tmp_path / "space.json")
     again = SearchSpace.load(tmp_path / "space.json")
     assert again == space and again.precisions == (False,)
-    assert set(borders(again)) == {"border_a16a8@24x16x16"}
+    assert set(borders(again)) == {"border_a8a16@16x32x32", "border_a16a8@24x16x16"}, (
+        "at the start, and before the head"
+    )
 
 
 def test_a_family_of_schemes_is_expanded_and_lists_hold_for_blocks_of_as_many_layers(tmp_path):

@@ -64,10 +64,11 @@ def run(
     if as_json:
         report.json_out([found])
         return
+    schemes = ", ".join(dict.fromkeys(choice.scheme for choice in chosen.choices))
     report.table(
         ("network", ">float mIoU", f">{found.form} mIoU", ">epochs"),
         _rows(found, named),
-        title=f"{found.scheme} as {found.form} ({found.form_reason}), {format_bytes(found.size_bytes)}",
+        title=f"{schemes} as {found.form} ({found.form_reason}), {format_bytes(found.size_bytes)}",
     )
     anew = [f"{block} ({recipe})" for block, recipe in found.recipes.items() if recipe.endswith("anew")]
     if anew:

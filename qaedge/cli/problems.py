@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from qaedge import report
+from qaedge.borders import borders
 from qaedge.cli import found
 from qaedge.cli.asked import Asked
 from qaedge.cli.resolve import own_activations, saved_space
@@ -18,6 +19,7 @@ from qaedge.metric import title
 from qaedge.project import Workspace
 from qaedge.runtime import BOTH, FORMATS
 from qaedge.search.selection import Selection
+from qaedge.sizes import SizeTable
 from qaedge.space import SearchSpace
 from qaedge.tables import LatencyTable, LossTable, table_keys
 
@@ -81,11 +83,13 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
         raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
     influence = _influence(workspace, space, terms)
     tables = _tables(workspace, device, terms.runtime, terms.by_size)
-    made, refused = [], []
+    made, refused, unmeasured = [], [], []
     for table in tables:
-        sizes = (
-            None if table.rows or not terms.by_size else size_table(workspace, space, device, table.format, terms.quiet)
-        )
+        sizes: LatencyTable | SizeTable | None = None
+        if terms.by_size and not table.rows:
+            sizes = size_table(workspace, space, device, table.format, terms.quiet)
+        elif terms.by_size and not asked.needs_latency and not borders(space).keys() <= table.rows.keys():
+            sizes = table  # what lies between blocks was not measured, and takes nothing that was asked for
         others = {
             name: LatencyTable.read(workspace.latency_file(name), name, table.format) for name in asked.devices[1:]
         }
@@ -113,14 +117,21 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
             except NotMeasured as error:
                 if not table.rows and not sizes:
                     error = NotMeasured(error.message, f"{error.hint}\nOr search without its latency: {_BY_SIZE}")
-                refused.append(error)
-    # What is named has to be there; of what is not, one kind of file is enough.
-    if refused and (not made or (terms.runtime and terms.runtime not in (BEST, BOTH)) or terms.precision):
-        raise refused[0]
+                if table.rows:
+                    refused.append(error)
+                else:
+                    unmeasured.append(error)
+    # What is named has to be there; of what is not, one kind of file is enough, and what is there but lacks is said.
+    lacking = refused + unmeasured
+    if lacking and (not made or (terms.runtime and terms.runtime not in (BEST, BOTH)) or terms.precision):
+        raise lacking[0]
+    if warn:
+        for left in refused:
+            report.warn(f"{left.message} Such networks are left out.")
     if warn and not made[0].latencies and asked.project_latency:
         report.warn(
-            f"the project's limit on latency, {asked.project_latency}, is not applied: nothing was measured on "
-            f"{device}. Measure it: {tables[0].command}"
+            f"the project's limit on latency, {asked.project_latency}, is not applied: what it takes was not measured "
+            f"on {device}. Measure it: {tables[0].command}"
         )
     constraints = asked.constraints(made)
     return [problem.limited(constraints) for problem in made]

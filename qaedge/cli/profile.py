@@ -254,9 +254,7 @@ def _show(summary: Summary) -> None:
     if summary.borders:
         times = [each.latency_s for each in summary.borders if each.latency_s is not None]
         taken = f": {format_seconds(min(times))} to {format_seconds(max(times))} each" if times else ""
-        report.line(
-            f"{len(times)} of {len(summary.borders)} changes of activation width between blocks were measured{taken}"
-        )
+        report.line(f"{len(times)} of {len(summary.borders)} changes of activation width were measured{taken}")
     show(summary.slower, summary.slower_bits)
     for board in summary.boards:
         if len(summary.boards) > 1 or board.losses or board.given_up:

@@ -93,8 +93,12 @@ def export_candidates(
             if keys is None or key in keys:
                 known = layers.of_teacher(scheme)
                 in_each = _in_each(teacher, space, known)
-                shape = teacher.input_shape
-                yield key, write.export(key, teacher.module, shape, scheme, False, in_each, joined(known))
+                places = [(tuple(top_modules(teacher.module, block.path)), scheme) for block in teacher.blocks]
+                bits = joined(known)
+                yield (
+                    key,
+                    write.export(key, teacher.module, teacher.input_shape, scheme, False, in_each, bits, places),
+                )
         for key, network in probes(space).items():
             if keys is None or key in keys:
                 yield key, write.export_whole(teacher, space, network, key, layers)

@@ -27,6 +27,8 @@ RUNTIME_NAMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 WIDE_STEP = 64
 #: By how many steps a pixel's class leads, at least, where it is decided.
 LEAD = 2
+#: The share of pixels whose class is decided, from which on these alone count.
+DECIDED = 0.5
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -47,14 +49,15 @@ class Parity(msgspec.Struct, frozen=True):
     `within_one_step` counts outputs at most one quantization step apart (blocks; of several, the
     worst), `same_class` pixels whose largest logit is the same (networks), `same_decided` the same among those
     pixels whose largest logit leads by more than two steps of the grid: where two are as good as even, a sum that is
-    rounded otherwise is another class, and how many such pixels there are is the network's. All are shares. None: not
-    applicable.
+    rounded otherwise is another class, and how many such pixels there are is the network's. `decided` is the share of
+    these pixels. All are shares. None: not applicable.
     """
 
     images: int
     within_one_step: float | None = None
     same_class: float | None = None
     same_decided: float | None = None
+    decided: float | None = None
 
 
 def block_parity(network: QuantizedGraph, artifact: Artifact, inputs: Iterable[Tensor]) -> Parity:
@@ -99,21 +102,22 @@ def network_parity(network: Graph | QuantizedGraph, artifact: Artifact, inputs: 
         wanted = class_map(logits, logits.shape[1])
         given = class_map(session.run(x), logits.shape[1])
         best = logits.topk(min(2, logits.shape[1]), 1).values
-        sure = (best[:, 0] - best[:, -1] >= lead).numpy()
+        sure = (best[:, 0] - best[:, -1] > lead).numpy()
         same += int((given == wanted).sum())
         total += given.size
         same_decided += int(((given == wanted) & sure).sum())
         decided += int(sure.sum())
-    return Parity(images, same_class=same / total, same_decided=same_decided / decided if decided else 1.0)
+    return Parity(images, None, same / total, same_decided / decided if decided else None, decided / total)
 
 
 def mean_parity(parities: Sequence[Parity]) -> Parity:
     """Return how alike two runs of a network were over images that were compared one by one."""
-    count = len(parities)
+    count, decided = len(parities), sum(p.decided or 0.0 for p in parities)
     return Parity(
         count,
         same_class=sum(p.same_class or 0.0 for p in parities) / count,
-        same_decided=sum(p.same_decided or 0.0 for p in parities) / count,
+        same_decided=sum((p.same_decided or 0.0) * (p.decided or 0.0) for p in parities) / decided if decided else None,
+        decided=decided / count,
     )
 
 
@@ -132,9 +136,12 @@ def _step(network: Graph | QuantizedGraph) -> float:
 def check(parity: Parity, artifact: Artifact) -> None:
     """Raise ParityError where torch and the file differ by more than the format's bounds."""
     bounds = BOUNDS[artifact.format]
+    classes = parity.same_decided, "pixels of the same class where it is decided by more than two steps"
+    if parity.same_decided is None or (parity.decided or 0.0) < DECIDED:  # too few to tell
+        classes = parity.same_class, "pixels of the same class"
     for value, bound, what in (
         (parity.within_one_step, bounds.block, "outputs at most one quantization step apart"),
-        (parity.same_decided, bounds.network, "pixels of the same class where it is decided by more than two steps"),
+        (classes[0], bounds.network, classes[1]),
     ):
         if value is not None and value < bound:
             raise ParityError(

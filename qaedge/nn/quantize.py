@@ -31,6 +31,8 @@ KEEPS = ("resize",)
 TAIL = ("resize",)
 #: Up to here, every integer is a float32.
 _EXACT_IN_FLOAT = 2.0**24
+#: The largest integer of a bias: the largest float32 that an int32 still holds.
+BIAS_LIMIT = 2.0**31 - 128
 
 
 class Layout:
@@ -54,7 +56,11 @@ class Layout:
         self.merged = {
             name
             for name, nodes in readers.items()
-            if name != "input" and uses[name] == 1 and nodes[0].operator == "clamp" and name != graph.output
+            if name != "input"
+            and uses[name] == 1
+            and nodes[0].operator == "clamp"
+            and name != graph.output
+            and by_name[name].operator not in (*MOVES, *KEEPS)  # which have the scale of what they read
         }
         #: merged tensor -> the clamp whose scale it takes in the end
         self.swallowed_by = {name: readers[name][0].name for name in self.merged}
@@ -191,14 +197,15 @@ class QuantizedGraph(nn.Module):
         scales = self.weight_scales.get(node.name)
         if scales is None:
             scales = weight_scales(weight, bits)
-        integers = quantize_weight(weight, scales, bits)
-        if bias is None:
-            return integers, scales, None, None
         given = self.scale_of(node.inputs[0])
-        assert given is not None
+        if bias is None or given is None:
+            return quantize_weight(weight, scales, bits), scales, None, None
+        # Where a bias is so far from its channel's weights that an int32 of their steps does not hold it, the steps are
+        # coarser: what the weights put in is then less than a step of what comes out.
+        scales = torch.maximum(scales, bias.detach().abs() / (given.scale * BIAS_LIMIT))
         bias_scales = scales * given.scale
-        limit = 2.0**31 - 128  # the largest float32 that an int32 still holds
-        return integers, scales, torch.clamp(round_ste(bias / bias_scales), -limit, limit), bias_scales
+        rounded = torch.clamp(round_ste(bias / bias_scales), -BIAS_LIMIT, BIAS_LIMIT)
+        return quantize_weight(weight, scales, bits), scales, rounded, bias_scales
 
     def with_integer_tail(self) -> QuantizedGraph:
         """Return the same network with nothing left in float, not frozen: what a file that puts out integers holds."""

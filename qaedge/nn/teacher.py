@@ -17,7 +17,7 @@ from qaedge.errors import TeacherError
 from qaedge.nn.fingerprint import computation_digest, structure_digest, weights_digest
 from qaedge.nn.paths import parse_path, put, submodule, top_modules
 from qaedge.nn.weights import build, check_suffix, load_weights
-from qaedge.nn.widths import check_covered
+from qaedge.nn.widths import check_chain
 from qaedge.project import DataConfig, Workspace
 from qaedge.sources import sources_digest
 from qaedge.space import SearchSpace, Shape, SpaceFile
@@ -195,8 +195,8 @@ def with_blocks(teacher: Teacher, blocks: Mapping[str, nn.Module]) -> nn.Module:
 def resolve_space(teacher: Teacher, space: SpaceFile, data: DataConfig) -> SearchSpace:
     """Enumerate a space's candidates for this teacher.
 
-    Raises QaedgeError where block names differ, or where the blocks do not hold all layers though their schemes ask
-    for it (`check_covered`).
+    Raises QaedgeError where block names differ, or where the blocks are no chain though their schemes ask for one
+    (`check_chain`).
 
     `data` tells what images the teacher sees: block losses hold for these alone.
     """
@@ -207,7 +207,7 @@ def resolve_space(teacher: Teacher, space: SpaceFile, data: DataConfig) -> Searc
         for block in teacher.blocks
     }
     resolved = space.resolve(shapes, own, teacher.digest, data.digest, layers)
-    check_covered(teacher, resolved)
+    check_chain(teacher, resolved)
     return resolved
 
 

@@ -80,13 +80,20 @@ def load_weights(module: nn.Module, path: Path) -> str:
             f"The weights {path} do not fit {type(module).__name__}: {_misfits(str(error))}.",
             "Check teacher.function, teacher.arguments and teacher.weights in the project file.",
         ) from error
-    broken = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    trained = dict(module.named_parameters())
+    # A buffer may hold infinity on purpose, as a mask does.
+    broken = [name for name, value in module.state_dict().items() if _is_broken(value, name in trained)]
     if broken:
         raise TeacherError(
             f"The weights {path} hold NaN or infinity in {_first('of their tensors', broken)}.",
             "The training that made them broke down; take an earlier checkpoint.",
         )
     return hashlib.sha256(data).hexdigest()
+
+
+def _is_broken(value: Tensor, is_parameter: bool) -> bool:
+    numbers = value.float()
+    return bool(numbers.isnan().any()) or (is_parameter and bool(numbers.isinf().any()))
 
 
 def check_suffix(path: Path) -> None:

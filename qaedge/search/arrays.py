@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 
-from qaedge.borders import border
+from qaedge.borders import OUTSIDE, SIZE_BYTES, border, shapes
 from qaedge.candidate import Candidate
 from qaedge.errors import NotMeasured
 from qaedge.fit import Fit
@@ -17,7 +18,7 @@ from qaedge.search.activations import peak_bytes
 from qaedge.search.margin import Margin
 from qaedge.search.problem import Array, Options
 from qaedge.sizes import SizeTable
-from qaedge.space import Block, SearchSpace
+from qaedge.space import Block, SearchSpace, Shape
 from qaedge.tables import LatencyTable, LossTable
 
 
@@ -111,25 +112,53 @@ def weighed(block: Block, indices: Sequence[int], losses: LossTable, influence: 
 
 
 def borders_of(
-    space: SearchSpace, kept: Sequence[tuple[int, ...]], latencies: Mapping[str, LatencyTable]
+    space: SearchSpace, kept: Sequence[tuple[int, ...]], latencies: Mapping[str, LatencyTable], file_format: str | None
 ) -> tuple[dict[str, Array], ...]:
-    """Return what each two neighbours cost together beside their own costs, by metric; nothing where none does.
+    """Return what candidates cost beside their own costs, by metric: before each block, and behind the last.
 
-    Raises NotMeasured where two candidates may meet and what would lie between them has no row: whether they are
-    worth it nobody knows.
+    Of two neighbours [left, right]; before the first block [1, candidates], behind the last one [candidates, 1]. Empty
+    where all are alike.
+
+    Args:
+        space: the blocks.
+        kept: of each, the candidates that may be chosen.
+        latencies: device -> its table.
+        file_format: of the files whose sizes count; None where they do not.
+
+    Raises:
+        NotMeasured: candidates may meet and what would lie between them has no row: whether they are worth it nobody
+            knows.
     """
-    chosen = [[block.candidates[at] for at in places] for block, places in zip(space.blocks, kept, strict=True)]
-    made = tuple(_between(left, right, latencies) for left, right in pairwise(chosen))
-    return made if any(made) else ()
+    chosen: list[list[Candidate | None]] = [[None], [None]]
+    for block, indices in zip(space.blocks, kept, strict=True):
+        chosen.insert(-1, [block.candidates[at] for at in indices])
+    return tuple(
+        _between(left, right, shape, latencies, file_format)
+        for (left, right), shape in zip(pairwise(chosen), shapes(space), strict=True)
+    )
+
+
+def with_ends(blocks: Sequence[Options], sides: Sequence[dict[str, Array]]) -> tuple[Options, ...]:
+    """Return the blocks, the first and the last with what lies between them and the ends of the network."""
+    made = list(blocks)
+    for at, side in ((0, sides[0]), (-1, sides[-1])):
+        own = made[at].costs.items()
+        costs = {metric: column + side[metric].ravel() if metric in side else column for metric, column in own}
+        made[at] = msgspec.structs.replace(made[at], costs=costs)
+    return tuple(made)
 
 
 def _between(
-    left: Sequence[Candidate], right: Sequence[Candidate], latencies: Mapping[str, LatencyTable]
+    left: Sequence[Candidate | None],
+    right: Sequence[Candidate | None],
+    shape: Shape,
+    latencies: Mapping[str, LatencyTable],
+    file_format: str | None,
 ) -> dict[str, Array]:
     """Return what any of some candidates and any of the next block's cost together; empty where all are alike."""
     before, rows = _by_width(left)
     after, columns = _by_width(right)
-    found = [[border(one, other) for other in after] for one in before]
+    found = [[border(one, other, shape) for other in after] for one in before]
     if not any(each for line in found for each in line):
         return {}
     costs = {}
@@ -137,17 +166,22 @@ def _between(
         try:
             small = [[table.border_s(each) if each else 0.0 for each in line] for line in found]
         except NotMeasured as error:
-            alike = "Or choose among activations of one width: qaedge search --forbid scheme=SCHEME"
-            raise NotMeasured(error.message, f"{error.hint}\n{alike}") from error
+            widths = {c.scheme.activation_bits for c in (*left, *right) if c is not None}
+            alike = "\nOr choose among activations of one width: --forbid scheme=SCHEME, for each scheme of the other"
+            raise NotMeasured(error.message, f"{error.hint}{alike if len(widths) > 1 else ''}") from error
         costs[latency_on(device)] = np.array(small)[np.ix_(rows, columns)]
+    if file_format is not None:
+        bytes_each = [[float(SIZE_BYTES[file_format]) if each else 0.0 for each in line] for line in found]
+        costs[SIZE] = np.array(bytes_each)[np.ix_(rows, columns)]
     return costs
 
 
-def _by_width(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[int]]:
+def _by_width(candidates: Sequence[Candidate | None]) -> tuple[list[Candidate | None], list[int]]:
     """Return a candidate of each number of activation bits, and which of these stands for each candidate."""
-    each = {candidate.scheme.activation_bits: candidate for candidate in candidates}
+    widths = [OUTSIDE if candidate is None else candidate.scheme.activation_bits for candidate in candidates]
+    each = dict(zip(widths, candidates, strict=True))
     numbers = {bits: number for number, bits in enumerate(each)}
-    return list(each.values()), [numbers[candidate.scheme.activation_bits] for candidate in candidates]
+    return list(each.values()), [numbers[bits] for bits in widths]
 
 
 def margin_of(space: SearchSpace, table: LatencyTable, kind: bool, kept: Sequence[tuple[int, ...]], z: float) -> Margin:

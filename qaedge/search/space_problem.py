@@ -9,13 +9,13 @@ import msgspec
 import numpy as np
 
 from qaedge.architecture import Architecture, BlockChoice, BorderCost, Predicted
-from qaedge.borders import border
+from qaedge.borders import SIZE_BYTES, borders_in, places
 from qaedge.candidate import Candidate
 from qaedge.fit import Fit
 from qaedge.influence import Influence
 from qaedge.metric import PEAK_MEMORY, SIZE, latency_on, parse_limit
 from qaedge.search.activations import peak_bytes
-from qaedge.search.arrays import borders_of, margin_of, options_of, weighed, with_peak_memory
+from qaedge.search.arrays import borders_of, margin_of, options_of, weighed, with_ends, with_peak_memory
 from qaedge.search.exclusion import Allowed, best_outside
 from qaedge.search.knapsack import (
     Choice,
@@ -176,15 +176,15 @@ class SpaceProblem(msgspec.Struct, frozen=True, eq=False):
 
     def borders(self, choice: Choice) -> tuple[BorderCost, ...]:
         """Return where the blocks of a choice have activations of unlike widths, and what each change takes."""
-        blocks = zip(self.space.blocks, self.candidates(choice), strict=True)
+        around = pairwise(("input", *(block.name for block in self.space.blocks), "output"))
         return tuple(
             BorderCost(
-                (left.name, right.name),
+                (left, right),
                 (found.before, found.after),
                 {device: table.border_s(found) for device, table in self.latencies.items()},
             )
-            for (left, one), (right, other) in pairwise(blocks)
-            if (found := border(one, other)) is not None
+            for (left, right), found in zip(around, places(self.space, self.candidates(choice)), strict=True)
+            if found is not None
         )
 
     def architecture(self, choice: Choice) -> Architecture:
@@ -228,7 +228,7 @@ def build_problem(
     with_peaks: bool = False,
     z: float = 0.0,
     influence: Influence | None = None,
-    sizes: SizeTable | None = None,
+    sizes: LatencyTable | SizeTable | None = None,
     own_peaks: Mapping[str, int] | None = None,
 ) -> SpaceProblem:
     """Turn a space and its tables into arrays.
@@ -272,7 +272,7 @@ def build_problem(
         base[latency_on(device)] = anchor.measurement.median_s + fitted.offset_s
         for slope, row in zip(fitted.slopes, own, strict=True):
             base[latency_on(device)] -= slope * row.measurement.statistic_s(fitted.statistic)
-        base[latency_on(device)] -= table.borders_s(own_network(space, kind))
+        base[latency_on(device)] -= table.borders_s(space, own_network(space, kind))
     sized = sizes or next(iter(latencies.values()), None)
     part_sizes: dict[str, float] = {}
     if sized is not None:
@@ -280,6 +280,7 @@ def build_problem(
         teacher[SIZE] = float(whole.size_bytes)
         part_sizes = sized.part_sizes(space, kind)
         base[SIZE] = float(whole.size_bytes - sum(part_sizes[row.key] for row in parts))
+        base[SIZE] -= SIZE_BYTES[sized.format] * len(borders_in(space, own_network(space, kind)))
     if with_peaks:
         owns = [block.candidates[block.own(kind) or 0] for block in space.blocks]
         peaks = [peak for own in owns if (peak := peak_bytes(own, own_peaks)) is not None]
@@ -290,8 +291,8 @@ def build_problem(
     unknown: dict[str, int] = {}
     doubtful: dict[str, int] = {}
     for number, block in enumerate(space.blocks):
-        places = allowed(selection, number, block)
-        wanted = [i for i, c in enumerate(block.candidates) if i in places and c.scheme.is_float == kind]
+        may = allowed(selection, number, block)
+        wanted = [i for i, c in enumerate(block.candidates) if i in may and c.scheme.is_float == kind]
         indices, options = options_of(number, block, wanted, losses, latencies, sized, part_sizes, fits, doubtful)
         if len(indices) < len(wanted):
             left_out[block.name] = len(wanted) - len(indices)
@@ -301,10 +302,11 @@ def build_problem(
         summed = weighed(block, indices, losses, influence) if influence else options.losses**power
         blocks.append(msgspec.structs.replace(options, losses=summed))
         kept.append(indices)
+    sides = borders_of(space, kept, latencies, None if sized is None else sized.format)
     return SpaceProblem(
         space,
         dict(latencies),
-        Problem(tuple(blocks), base, tuple(constraints), borders_of(space, kept, latencies)),
+        Problem(with_ends(blocks, sides), base, tuple(constraints), sides[1:-1] if any(sides[1:-1]) else ()),
         tuple(kept),
         left_out,
         doubtful,

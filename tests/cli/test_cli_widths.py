@@ -69,7 +69,7 @@ def test_a_mixed_network_goes_from_search_to_files_that_run(wide, qaedge, scheme
     architecture = Architecture.load(path, wide.space)
     network = architecture.candidates(wide.space)
     table = LatencyTable.read(wide.workspace.latency_file("local"), "local", "tflite")
-    rows = [table.row(one.key).measurement for one in borders_in(network)]
+    rows = [table.row(one.key).measurement for one in borders_in(wide.space, network)]
     assert len(rows) == 2 and all(row.median_s > 0 for row in rows)
 
     ran = qaedge("build", path, "--epochs", "1", *project, "--quiet")
@@ -96,7 +96,7 @@ def test_layers_outside_the_blocks_are_named_before_anything_runs(qaedge, tmp_pa
     write_project(tmp_path, space=_without(SPACE))
     ran = qaedge("space", "--project", project.file)
     assert ran.status != 0 and "Traceback" not in ran.err
-    assert "lie in no block: features.2." in ran.err and "one width" in ran.err
+    assert "operators of the teacher lie in no block: features.2." in ran.err and "chain of blocks" in ran.err
 
 
 def _without(space: str) -> str:

@@ -13,7 +13,7 @@ from PIL import Image
 from qaedge.candidate import QuantScheme
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2
 from qaedge.nn.export import as_written, write_file
-from qaedge.nn.parity import BOUNDS, network_parity
+from qaedge.nn.parity import check, network_parity
 from qaedge.nn.quantize import calibrate
 from qaedge.nn.sessions import load_file
 from qaedge.nn.tracing import trace
@@ -55,9 +55,11 @@ def test_the_files_of_the_real_teacher_give_the_classes_that_torch_gives(size, q
     for name, form in kinds:
         artifact = write_file(quantized, tmp_path / name, form)
         found = network_parity(as_written(quantized, tmp_path / name), artifact, compared)
-        assert found.same_class is not None and found.same_class >= BOUNDS[artifact.format].network, (name, found)
-        # TFLite ends in integers, and is held against torch that does so, too: what is left are single roundings.
-        assert found.same_class >= 0.999, (name, found)
+        check(found, artifact)
+        # TFLite ends in integers, and is held against torch that does so, too: what is left are single roundings. How
+        # much these are depends on the processor, but they decide no class that two others are not as good as.
+        assert found.decided is not None and found.decided >= 0.9, (name, found)
+        assert found.same_decided is not None and found.same_decided >= 0.999, (name, found)
         session = load_file(tmp_path / name)
         classes[name] = [session.run(x).argmax(1) for x in compared]
     for one, other in itertools.combinations(classes, 2):

@@ -496,3 +496,12 @@ def test_weights_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> 
     safetensors.torch.save_file(state, tmp_path / "net.safetensors")
     with pytest.raises(TeacherError, match=r"hold NaN or infinity in 1 of their tensors \(bias\)"):
         load_weights(net, tmp_path / "net.safetensors")
+
+
+def test_a_buffer_may_hold_infinity_and_weights_of_eight_bits_are_read(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2, bias=False)
+    net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    state = {"weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "mask": net.mask.clone()}
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    load_weights(net, tmp_path / "net.safetensors")
+    assert torch.equal(net.weight, torch.ones(2, 2))

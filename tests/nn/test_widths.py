@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from export_samples import IMAGE, OTHERS, SPECS, noise, pictures, settled, small_deeplab
+from does import Does
+from export_samples import IMAGE, OTHERS, SPECS, conv, noise, pictures, settled, small_deeplab
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from qaedge.candidate import BlockSpec, QuantScheme
+from qaedge.errors import QaedgeError
 from qaedge.nn.blocks import build_block
 from qaedge.nn.export import as_written, write_file
 from qaedge.nn.parity import BOUNDS, block_parity, check, network_parity
@@ -24,8 +26,11 @@ from qaedge.nn.quantize import QuantizedGraph, calibrate, fake_quantize
 from qaedge.nn.quantized_file import load_quantized, save_quantized
 from qaedge.nn.scale import Scale
 from qaedge.nn.sessions import load_file
+from qaedge.nn.teacher import cut, resolve_space
 from qaedge.nn.tracing import trace
 from qaedge.nn.widths import crossed, crossing_alone, crossings, widened
+from qaedge.project import DataConfig
+from qaedge.space import Axes, SearchSpace, SpaceFile
 
 pytest.importorskip("ai_edge_litert", reason="needs the extra tflite")
 
@@ -94,17 +99,83 @@ def test_a_network_of_such_blocks_gives_each_pixel_its_class(bits, file_format, 
     found = network_parity(written, artifact, pictures(6))
     assert found.same_decided >= 0.995
     check(found, artifact)
-    changes = sum(a[1].activation_bits != b[1].activation_bits for a, b in itertools.pairwise(blocks))
+    widths = [8, *(scheme.activation_bits for _, scheme in blocks), 8]
+    changes = sum(one != other for one, other in itertools.pairwise(widths))
     assert len(crossings(network.graph)) == changes
     if file_format == "tflite":
         assert load_file(path).operators.count("QUANTIZE") >= changes
 
 
-def test_where_all_blocks_have_one_width_nothing_is_put_between():
+@pytest.mark.parametrize("bits", [8, 16])
+def test_where_all_blocks_have_one_width_nothing_is_put_between(bits):
     teacher = small_deeplab()
     graph = trace(teacher.module, IMAGE)
-    blocks = [(tuple(top_modules(teacher.module, block.path)), QuantScheme(8, 16)) for block in teacher.blocks]
-    assert widened(graph, blocks) == (graph, {})
+    blocks = [(tuple(top_modules(teacher.module, block.path)), QuantScheme(8, bits)) for block in teacher.blocks]
+    found, widths = widened(graph, blocks)
+    if bits == 8:
+        assert (found, widths) == (graph, {})
+    else:  # outside are 8: what goes in, and the resize behind the last
+        assert [crossing.tensor for crossing in crossings(found)] == ["input", graph.nodes[-2].name]
+        assert widths["input"] == widths[graph.output] == 8
+
+
+def test_a_network_that_ends_with_its_last_block_puts_out_8_bits():
+    graph = trace(nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)).eval(), (4, 8, 8))
+    found, widths = widened(graph, [(("0",), QuantScheme(8, 8)), (("1",), QuantScheme(8, 16))])
+    assert found.output == f"{graph.output}_a8" and widths[found.output] == 8
+    again = crossed(graph, crossings(found))
+    assert (again.nodes, again.output) == (found.nodes, found.output)
+
+
+def test_a_node_that_is_called_like_a_crossing_is_none():
+    module = Does(lambda m, x: m.y_a16(m.y(x)), y=conv(), y_a16=conv()).eval()
+    graph = trace(module, (4, 8, 8))
+    found, _ = widened(graph, [(("y",), QuantScheme(8, 8)), (("y_a16",), QuantScheme(8, 16))])
+    names = [crossing.name for crossing in crossings(found)]
+    assert len(set(names)) == 2 and not set(names) & {node.name for node in graph.nodes}
+
+
+def test_a_bias_that_is_far_from_the_weights_is_kept_in_both_formats(tmp_path):
+    module = nn.Sequential(nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        module[0].weight[1].fill_(1e-5)
+        module[0].bias.copy_(torch.tensor([0.1, 0.5]))
+    graph, x = trace(module, (4, 8, 8)), noise((4, 8, 8))
+    network = calibrate(graph, x, QuantScheme(8, 16), float_tail=False).freeze()
+    with torch.no_grad():
+        assert torch.allclose(network(x[0]), graph(x[0]), atol=0.01)
+    for file_format in FORMATS:
+        artifact = write_file(network, tmp_path / f"bias.{file_format}", "u8s8", integer_ends=True)
+        check(block_parity(network, artifact, x), artifact)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_clamp_behind_what_keeps_its_scale_has_one_of_its_own(bits, tmp_path):
+    module = nn.Sequential(conv(), nn.Upsample(scale_factor=2, mode="bilinear"), nn.ReLU6(), conv()).eval()
+    network = calibrate(trace(module, (4, 8, 8)), noise((4, 8, 8)), QuantScheme(8, bits), float_tail=False).freeze()
+    for file_format in FORMATS:  # halves of steps, of which a resize makes many, are rounded either way
+        artifact = write_file(network, tmp_path / f"up.{file_format}", "u8s8", integer_ends=True)
+        assert block_parity(network, artifact, noise((4, 8, 8), 3, seed=7)).within_one_step >= 0.98
+
+
+def chain_of(module: nn.Module, names: str, scheme: str = "w8a16") -> SearchSpace:
+    """Resolve a space whose blocks are the modules of these names."""
+    teacher = cut(module.eval(), {name: name for name in names}, (4, 8, 8), "digest")
+    axes = tuple(Axes(name, depths=(1,), expansions=(1,), schemes=("w8a8", scheme)) for name in names)
+    return resolve_space(teacher, SpaceFile("s", axes), DataConfig("scenes", 8, 8))
+
+
+def test_blocks_that_are_no_chain_are_refused_where_widths_differ():
+    chain = Does(lambda m, x: torch.relu(m.b(m.a(x))), a=conv(), b=conv())
+    assert len(chain_of(chain, "ab").blocks) == 2
+    over = Does(lambda m, x: m.c(m.b(y := m.a(x)) + y), a=conv(), b=conv(), c=conv())
+    assert len(chain_of(over, "abc", "w4a8").blocks) == 3, "of one width anything goes"
+    with pytest.raises(
+        QaedgeError, match=r"operators of the teacher read what another than the block before puts out: add"
+    ):
+        chain_of(over, "abc")
+    with pytest.raises(QaedgeError, match=r"1 operators of the teacher lie in no block: b\."):
+        chain_of(Does(lambda m, x: m.c(m.b(m.a(x))), a=conv(), b=conv(), c=conv()), "ac")
 
 
 def test_in_float_a_crossing_does_nothing():
