@@ -118,7 +118,7 @@ def test_a_graph_computes_what_its_module_does(name, shape):
 def test_every_converter_and_operator_is_tried():
     assert set(_CONVERTERS) == set.union(*(keys for _, keys in CASES.values()))
     tried = {node.operator for module, _ in CASES.values() for node in trace(module.eval(), (4, 12, 16)).nodes}
-    assert tried == set(OPERATORS)
+    assert tried == set(OPERATORS) - {"requantize"}, "which no module is: it comes with the grids"
 
 
 def test_batch_norm_is_folded_where_it_alone_reads_a_convolution():
