@@ -123,10 +123,10 @@ def test_rows_are_scaled_to_what_the_table_has_of_the_teacher(project, qaedge):
         scale = found.conditions["teacher_scale"]
         assert 0.2 < scale < 5 and len(found.scales) == len(found.rounds)
         raw = [s for samples in found.rounds for s in samples]
-        assert found.scales == pytest.approx([found.scales[0]] * len(found.scales), rel=0.06), (
+        assert found.scales == pytest.approx([found.scales[0]] * len(found.scales), rel=0.12), (
             "R14 scales a little, too"
         )
-        assert found.median_s == pytest.approx(statistics.median(raw) * found.scales[0], rel=0.06)
+        assert found.median_s == pytest.approx(statistics.median(raw) * found.scales[0], rel=0.12)
         assert ("drifted" in found.doubts) or abs(scale - 1) <= 0.05
 
 
