@@ -218,7 +218,7 @@ def _one(
             found = judged()
             break
     baseline, contender = _with_loads(kept, loads)
-    return Contest(believed(found, *kept), baseline, contender, None, 1, 0.0)
+    return Contest(believed(found, *kept, in_turn=True), baseline, contender, None, 1, 0.0)
 
 
 def _loaded(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import statistics
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,9 @@ SHAKEN = {
     "drifted": "its reference model took over 5 % more or less than at first",
     "waited": "another process had the core for more than 5 % of the time",
 }
+#: Rounds that agree to this (their coefficient of variation) show nothing of another process: files measured in turn
+#: lost as much time to it.
+QUIET = 0.02
 #: In such doubt, a file is slower or faster where the whole interval says so by more than this.
 BEYOND_DOUBT = 0.5
 #: What no file on any board goes beyond: an hour, 2^50 bytes, and what counters hold.
@@ -111,6 +115,13 @@ class Result(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def version(self) -> str:
         """The runtime in words; TFLite's version names the package, which is one of two."""
         return self.runtime_version if " " in self.runtime_version else f"{self.runtime} {self.runtime_version}"
+
+    @property
+    def cv(self) -> float:
+        """The coefficient of variation of the rounds: how far they are apart, as a share; infinite of a single one."""
+        if len(self.rounds_ns) < 2:
+            return math.inf
+        return statistics.stdev(self.rounds_ns) / statistics.mean(self.rounds_ns)
 
     @property
     def is_judged(self) -> bool:
@@ -229,12 +240,16 @@ def not_judged(*results: Result) -> str:
     return f"measured while the device was {' and '.join(doubts)}" if doubts else ""
 
 
-def believed(found: Comparison, *results: Result) -> Comparison:
+def believed(found: Comparison, *results: Result, in_turn: bool = False) -> Comparison:
     """Hold a SLOWER or FASTER back that may be the work of others on the device; `held_for` is not empty then.
 
-    What differs by more than such work explains stands: the whole interval beyond 50 %, or the threshold.
+    What differs by more than such work explains stands: the whole interval beyond 50 %, or the threshold. So do files
+    that were measured `in_turn` and waited for their core, in rounds that agree to 2 % all the same.
     """
-    doubts = tuple(sorted({doubt for result in results for doubt in result.doubts} & SHAKEN.keys()))
+    counted = SHAKEN.keys()
+    if in_turn and all(result.cv <= QUIET for result in results):
+        counted -= {"waited"}
+    doubts = tuple(sorted({doubt for result in results for doubt in result.doubts} & counted))
     if not doubts or found.verdict not in (Verdict.SLOWER, Verdict.FASTER):
         return found
     beyond = 1 + max(BEYOND_DOUBT, found.threshold)

@@ -8,6 +8,7 @@ import pytest
 
 from qaedge import cli
 from qaedge.cli import demo
+from qaedge.cli.search import MARGIN
 
 SMALLER = {
     "height = 128": "height = 32",
@@ -43,7 +44,7 @@ def test_the_demo_ends_in_figures_and_a_picture_and_goes_on_where_it_was(tmp_pat
         assert kept[network]["size_bytes"] == (folder / f"{name}.onnx").stat().st_size
     assert kept["machine"]["processor"] and kept["machine"]["cores"] >= 1 and kept["machine"]["system"]
     assert {"qaedge", "python", "torch", "onnxruntime"} <= kept["versions"].keys() and kept["date"][:2] == "20"
-    assert kept["predicted_latency_s"] > 0 and kept["seconds"] > 0
+    assert kept["predicted_latency_s"] > 0 and kept["seconds"] > 0 and kept["margin"] in (0, MARGIN)
     assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
 
     teacher = (folder / "teacher.safetensors").read_bytes()
@@ -53,3 +54,14 @@ def test_the_demo_ends_in_figures_and_a_picture_and_goes_on_where_it_was(tmp_pat
     assert (folder / "teacher.safetensors").read_bytes() == teacher
     again = json.loads((folder / "result.json").read_text())
     assert again["baseline"]["miou"] == kept["baseline"]["miou"]
+
+    # A limit that the fastest network keeps, and its margin does not: the demo says so, and goes on.
+    assert cli.run(["search", "--pareto", "--json", "--project", str(folder / "qaedge.toml")]) == 0
+    fastest_s = min(one["latency_s"] for one in json.loads(capsys.readouterr().out)["front"])
+    limit = f'latency = "{1.0001e6 * fastest_s:.4f}us"'
+    (folder / "qaedge.toml").write_text(project.replace('latency = "100%"', limit))
+    assert cli.run(["demo", "--folder", str(folder), "--json"]) == 0
+    shown = capsys.readouterr()
+    assert "No network keeps the limit and the margin" in shown.err
+    tight = json.loads(shown.out)
+    assert tight["margin"] == 0 and tight["predicted_latency_s"] == pytest.approx(fastest_s, rel=1e-3)
