@@ -100,6 +100,6 @@ def _compare(device: Device, releases: list[Release], workspace: Workspace, wait
                 count,
                 float(np.mean(same)),
                 float(np.mean(close)),
-                BOUNDS[artifact.format].network,
+                BOUNDS[artifact.format].pixels,
             )
             yield Step(done, total, artifact.name, (artifact.sha256, verified))

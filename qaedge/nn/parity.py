@@ -32,15 +32,19 @@ DECIDED = 0.5
 
 
 class Bounds(msgspec.Struct, frozen=True):
-    """The shares that agree, at least: of a block's outputs, to a step; of a network's decided pixels, in class."""
+    """The shares that agree, at least.
+
+    Of a block's outputs, to a step; of a network's decided pixels, in class; of all its pixels, where few are decided.
+    """
 
     block: float
     network: float
+    pixels: float
 
 
 #: format -> how alike torch and its runtime are. LiteRT's own kernels round in fixed point. Of a whole network one
 #: value that lies between two steps, rounded otherwise, grows through fifty layers.
-BOUNDS = {"onnx": Bounds(0.999, 0.99), "tflite": Bounds(0.995, 0.99)}
+BOUNDS = {"onnx": Bounds(0.999, 0.995, 0.99), "tflite": Bounds(0.995, 0.99, 0.99)}
 
 
 class Parity(msgspec.Struct, frozen=True):
@@ -136,12 +140,12 @@ def _step(network: Graph | QuantizedGraph) -> float:
 def check(parity: Parity, artifact: Artifact) -> None:
     """Raise ParityError where torch and the file differ by more than the format's bounds."""
     bounds = BOUNDS[artifact.format]
-    classes = parity.same_decided, "pixels of the same class where it is decided by more than two steps"
+    classes = parity.same_decided, bounds.network, "pixels of the same class where it is decided by more than two steps"
     if parity.same_decided is None or (parity.decided or 0.0) < DECIDED:  # too few to tell
-        classes = parity.same_class, "pixels of the same class"
+        classes = parity.same_class, bounds.pixels, "pixels of the same class"
     for value, bound, what in (
         (parity.within_one_step, bounds.block, "outputs at most one quantization step apart"),
-        (classes[0], bounds.network, classes[1]),
+        classes,
     ):
         if value is not None and value < bound:
             raise ParityError(

@@ -309,7 +309,7 @@ def test_a_build_that_is_interrupted_leaves_an_earlier_one_whole(copy, qaedge, m
 def test_a_good_file_survives_an_export_that_fails(copy, qaedge, monkeypatch):
     kept = {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")}
     assert len(kept) == 2
-    monkeypatch.setitem(BOUNDS, "onnx", Bounds(0.9, 1.1))  # no file can be that good
+    monkeypatch.setitem(BOUNDS, "onnx", Bounds(0.9, 1.1, 1.1))  # no file can be that good
     ran = qaedge("export", "small", "--output", copy.folder / "small.onnx", "--project", copy.file)
     assert ran.status == 1 and "pixels of the same class" in ran.err
     assert {p.name: p.read_bytes() for p in copy.folder.glob("small.onnx*")} == kept

@@ -31,8 +31,8 @@ def images(split: Path, count: int, size: tuple[int, int]) -> list[torch.Tensor]
 
 
 SIZES = [(360, 480), (120, 160), (181, 241), (97, 129)]
-#: At least this share of pixels gets the same class from any two of torch, ONNX Runtime and LiteRT.
-SAME = 0.99
+#: At least this share of all pixels gets the same class from LiteRT and from torch or ONNX Runtime; and from these two.
+SAME, SAME_ONNX = 0.99, 0.995
 
 
 @pytest.mark.parametrize("size", SIZES, ids=["x".join(map(str, size)) for size in SIZES])
@@ -64,4 +64,4 @@ def test_the_files_of_the_real_teacher_give_the_classes_that_torch_gives(size, q
         classes[name] = [session.run(x).argmax(1) for x in compared]
     for one, other in itertools.combinations(classes, 2):
         same = float(np.mean([np.mean(a == b) for a, b in zip(classes[one], classes[other], strict=True)]))
-        assert same >= SAME, (one, other, same)
+        assert same >= (SAME if "net.tflite" in (one, other) else SAME_ONNX), (one, other, same)

@@ -241,7 +241,7 @@ def test_outputs_are_the_hosts(here):
     assert len(blocks) >= 40 and min(blocks) >= BOUNDS["onnx"].block
     assert len(networks) > 1 and any(whole for *_, whole in networks), "the teacher and the probes"
     # The weights of probes are arbitrary, so a tie may grow without bound in one of them: of these, half and more.
-    likes = [same >= BOUNDS["onnx"].network and off <= 1 for same, off, _ in networks]
+    likes = [same >= BOUNDS["onnx"].pixels and off <= 1 for same, off, _ in networks]
     assert all(like for like, (*_, whole) in zip(likes, networks, strict=True) if whole), networks
     assert 2 * sum(likes) > len(likes), networks
 

@@ -221,7 +221,7 @@ def test_another_file_is_found_out(tmp_path):
     with pytest.raises(ParityError, match=r"other: .* of outputs at most one"):
         check(found, artifact)
     with pytest.raises(ParityError, match="pixels of the same class"):
-        check(Parity(1, same_class=0.999, same_decided=0.98, decided=0.9), artifact)
+        check(Parity(1, same_class=0.999, same_decided=0.994, decided=0.9), artifact)
     with pytest.raises(ParityError, match=r"have 0\.00 % of pixels of the same class,"):
         check(Parity(1, same_class=0.0, same_decided=1.0, decided=0.1), artifact)
     with pytest.raises(ParityError, match="pixels of the same class"):
