@@ -124,7 +124,8 @@ class Result(msgspec.Struct, frozen=True):
     """What `result.json` keeps: the teacher in INT8, the network found, what was predicted for it.
 
     `margin` is how many standard errors of the prediction the search stayed below the limit; 0 where it found no
-    network with the usual one. Those are ONNX files; `tflite` are the same two networks as TFLite, None where that is not installed.
+    network with the usual one. Those are ONNX files; `tflite` are the same two networks as TFLite, None where that is
+    not installed.
     `machine` and `versions` are what they were measured on, and with; `date` is the day, in UTC.
     """
 

@@ -197,11 +197,13 @@ class _Writer:
             shift = 128 if self.weight_type is np.uint8 else 0
             self._constant(stored, (to_array(integers) + shift).astype(self.weight_type), weight=True)
             self._constant(zero, np.full(channels, shift, self.weight_type), weight=True)
-        names = [self._dequantized(node.weight, scales)]
+        names = [self._dequantized(node.weight, scales, zero)]
         if bias_integers is not None and bias_scales is not None:
             self._constant(f"{node.bias}/q", to_array(bias_integers.double()).astype(np.int32), weight=True)
-            self._constant(f"{node.bias}/zero", np.zeros(channels, np.int32), weight=True)
-            names.append(self._dequantized(node.bias, bias_scales))
+            # One for all biases of so many channels; weights' may not be shared: ONNX Runtime 1.32 renews each of them
+            # where it makes unsigned weights of signed ones.
+            zeros = self._constant(f"zeros/{channels}", np.zeros(channels, np.int32))
+            names.append(self._dequantized(node.bias, bias_scales, zeros))
         return names
 
     def _packed(self, name: str, integers: np.ndarray[Any, Any], bits: int) -> None:
@@ -212,11 +214,11 @@ class _Writer:
         self.weight_bytes += len(data)
         self.least_bits = min(self.least_bits, bits)
 
-    def _dequantized(self, name: str, scales: Tensor) -> str:
+    def _dequantized(self, name: str, scales: Tensor, zero: str) -> str:
         """Add what makes numbers of stored integers: a scale and a zero point for each output channel."""
         # Zero points that are all 0 could be left out, but ONNX Runtime 1.32 then fails on some graphs.
         self._constant(f"{name}/scale", to_array(scales).astype(np.float32), weight=True)
-        self._add("DequantizeLinear", [f"{name}/q", f"{name}/scale", f"{name}/zero"], f"{name}/dq", axis=0)
+        self._add("DequantizeLinear", [f"{name}/q", f"{name}/scale", zero], f"{name}/dq", axis=0)
         return f"{name}/dq"
 
 

@@ -246,7 +246,7 @@ def believed(found: Comparison, *results: Result, in_turn: bool = False) -> Comp
     What differs by more than such work explains stands: the whole interval beyond 50 %, or the threshold. So do files
     that were measured `in_turn` and waited for their core, in rounds that agree to 2 % all the same.
     """
-    counted = SHAKEN.keys()
+    counted = set(SHAKEN)
     if in_turn and all(result.cv <= QUIET for result in results):
         counted -= {"waited"}
     doubts = tuple(sorted({doubt for result in results for doubt in result.doubts} & counted))
