@@ -8,6 +8,7 @@ import time
 import uuid
 from pathlib import Path
 
+import msgspec
 import onnx
 import pytest
 from onnx import TensorProto, helper
@@ -180,3 +181,15 @@ def nothing_left(private: Path):
             time.sleep(0.05)
 
     return check
+
+
+@pytest.fixture
+def endless(quick):
+    """Settings that never end by themselves."""
+    return msgspec.structs.replace(quick, rounds_min=10_000, rounds_max=10_000)
+
+
+@pytest.fixture
+def board(sshd, device):
+    """The device, behind sshd."""
+    return sshd.device(device.name)

@@ -1,283 +1,22 @@
-"""The teacher: loading, cutting, recording, replacing."""
-
-import importlib
-import os
-import sys
-from pathlib import Path
+"""The teacher: cutting, recording, replacing."""
 
 import msgspec
 import pytest
-import safetensors.torch
 import torch
+from small_teacher import BLOCKS, DATA, Net, cut_net, with_tail
 from torch import Tensor, nn
 
-from qaedge.errors import MissingFile, QaedgeError, TeacherError
+from qaedge.errors import QaedgeError, TeacherError
 from qaedge.nn.block_costs import block_costs
-from qaedge.nn.deeplab import deeplabv3_mobilenetv2, stage_paths
 from qaedge.nn.teacher import (
     Teacher,
     cut,
-    load_teacher,
     record,
     replace,
     resolve_space,
     with_blocks,
 )
-from qaedge.nn.weights import load_weights
-from qaedge.project import DataConfig, Project, TeacherConfig, Workspace
 from qaedge.space import Axes, SpaceFile
-
-SMALL = {"classes": 8, "width": 0.25, "head_channels": 16, "depth": 0.5}
-BLOCKS = stage_paths(0.5)
-DATA = DataConfig("scenes", 64, 96)
-
-
-def workspace(root: Path, **changes: object) -> Workspace:
-    """A project around the small built-in network."""
-    config = TeacherConfig("qaedge.nn.deeplab:deeplabv3_mobilenetv2", BLOCKS, arguments=SMALL)
-    config = msgspec.structs.replace(config, **changes)
-    return Workspace(root, Project(teacher=config, data=DATA, space="space.toml"))
-
-
-@pytest.fixture
-def teacher(tmp_path: Path) -> Teacher:
-    return load_teacher(workspace(tmp_path))
-
-
-class Net(nn.Module):
-    """A small network whose forward is given."""
-
-    def __init__(self, run=None) -> None:
-        super().__init__()
-        self.body = nn.Sequential(*(nn.Conv2d(3, 3, 3, padding=1) for _ in range(4)))
-        self.tail = nn.ModuleDict({"a": nn.Conv2d(3, 3, 1), "b": nn.Conv2d(3, 3, 1)})
-        self.run = run or (lambda net, x: net.tail["b"](net.tail["a"](net.body(x))))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(self, x)
-
-
-def cut_net(blocks: dict[str, str], run=None) -> Teacher:
-    return cut(Net(run), blocks, (3, 8, 8), "digest")
-
-
-# Loading
-
-
-def test_load_gives_blocks_and_shapes(teacher: Teacher) -> None:
-    assert not teacher.module.training
-    assert teacher.input_shape == (3, 64, 96)
-    assert [block.name for block in teacher.blocks] == list(BLOCKS)
-    assert teacher.blocks[0].input_shape == (3, 64, 96)
-    assert teacher.blocks[-1].output_shape == (8, 4, 6)
-    for before, after in zip(teacher.blocks, teacher.blocks[1:], strict=False):
-        assert before.output_shape == after.input_shape
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
-def test_weights_of_each_kind(tmp_path: Path, suffix: str) -> None:
-    torch.manual_seed(5)
-    network = deeplabv3_mobilenetv2(**SMALL).eval()
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
-        safetensors.torch.save_file(network.state_dict(), path)
-    else:
-        torch.save(network.state_dict(), path)
-    loaded = load_teacher(workspace(tmp_path, weights=path.name))
-    x = torch.rand(1, 3, 64, 96)
-    assert torch.equal(loaded.module(x), network(x))
-    assert loaded.digest != load_teacher(workspace(tmp_path)).digest
-
-
-def test_digest_follows_arguments_weights_and_cut(tmp_path: Path, teacher: Teacher) -> None:
-    assert load_teacher(workspace(tmp_path)).digest == teacher.digest, "fresh weights are drawn from a fixed seed"
-    fewer = {"stage1": BLOCKS["stage1"]}
-    wider = {**SMALL, "classes": 9}
-    digests = {
-        load_teacher(workspace(tmp_path, **change)).digest for change in ({"blocks": fewer}, {"arguments": wider})
-    }
-    assert len({teacher.digest, *digests}) == 3
-
-
-def edited(root: Path, monkeypatch: pytest.MonkeyPatch, **files: str) -> str:
-    """Write modules into the project's folder, import them anew, and return the teacher's digest."""
-    for name, text in files.items():
-        (root / f"{name}.py").write_text(text)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # bytecode is told apart by second and size only
-    importlib.invalidate_caches()
-    return load_teacher(workspace(root, function="edited_network:make", arguments={}, blocks={"conv": "conv"})).digest
-
-
-NETWORK = """
-import torch
-from torch import nn
-{above}
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 3, 1)
-        self.{buffer}
-    def forward(self, x):
-        {inside}
-def make():
-    return Net()
-"""
-
-
-@pytest.mark.parametrize("traceable", [True, False])
-def test_digest_follows_the_code_of_the_network(tmp_path, monkeypatch, traceable: bool) -> None:
-    above = "" if traceable else "def shown(x): return float(x.mean())"
-    buffer = "register_buffer('gain', torch.tensor(2.0), persistent=False)"
-    monkeypatch.setattr("qaedge.nn.teacher.sources_digest", lambda *_: "")  # as of an installed network
-    texts = [
-        NETWORK.format(above=above, buffer=held, inside=("" if traceable else "shown(x); ") + inside)
-        for inside, held in (
-            ("return self.conv(x)", buffer),
-            ("return self.conv(x * 0.5)", buffer),
-            ("return self.conv(x * self.gain)", buffer),
-            ("return self.conv(x * self.gain)", buffer.replace("2.0", "3.05")),
-            ("return self.conv(torch.relu(x)) ", buffer),
-            ("return self.conv(nn.functional.relu6(x))", buffer),
-        )
-    ]
-    digests = [edited(tmp_path, monkeypatch, edited_network=text) for text in texts]
-    assert len(set(digests)) == len(texts)
-    assert edited(tmp_path, monkeypatch, edited_network=texts[0]) == digests[0]
-
-
-def test_digest_follows_the_files_that_the_code_imports(tmp_path, monkeypatch) -> None:
-    network = NETWORK.format(above="import edited_part", buffer="n = 1", inside="return edited_part.scaled(self, x)")
-    parts = [f"def scaled(net, x):\n    return net.conv(x * {scale})\n" for scale in ("0.5", "0.25")]
-    digests = {edited(tmp_path, monkeypatch, edited_part=part, edited_network=network) for part in parts}
-    assert len(digests) == 2
-
-
-def test_digest_follows_the_size_of_the_images(tmp_path: Path, teacher: Teacher) -> None:
-    project = workspace(tmp_path).project
-    larger = msgspec.structs.replace(project, data=DataConfig("scenes", 80, 96))
-    assert load_teacher(Workspace(tmp_path, larger)).digest != teacher.digest
-
-
-def test_block_digests_follow_operators() -> None:
-    layers = (nn.ReLU(), nn.ReLU6(), nn.MaxPool2d(3, 1, 1), nn.AvgPool2d(3, 1, 1))
-    functions = (
-        nn.functional.relu,
-        nn.functional.relu6,
-        lambda x: nn.functional.max_pool2d(x, 3, 1, 1),
-        lambda x: nn.functional.avg_pool2d(x, 3, 1, 1),
-    )
-    parts = [nn.Sequential(nn.Conv2d(3, 3, 1), layer) for layer in layers]
-    parts += [Net(lambda net, x, f=f: f(net.body(x))) for f in functions]
-    digests = {with_tail(part, lambda net, x: net.tail["a"](x)).block("a").digest for part in parts}
-    assert len(digests) == len(parts)
-
-
-def test_block_digests_follow_structure_not_weights(tmp_path: Path, teacher: Teacher) -> None:
-    other = deeplabv3_mobilenetv2(**SMALL)
-    same = cut(other, BLOCKS, (3, 64, 96), "other")
-    assert [b.digest for b in same.blocks] == [b.digest for b in teacher.blocks]
-    assert len({b.digest for b in teacher.blocks}) == len(BLOCKS)
-    larger = cut(other, BLOCKS, (3, 96, 96), "other")
-    assert all(a.digest != b.digest for a, b in zip(larger.blocks, teacher.blocks, strict=True))
-
-
-def test_equal_layers_share_a_digest() -> None:
-    net = cut_net({"one": "body[0:2]", "two": "body[2:4]", "a": "tail.a", "b": "tail.b"})
-    assert net.block("one").digest == net.block("two").digest != net.block("a").digest == net.block("b").digest
-
-
-def test_a_function_from_the_project_folder(tmp_path: Path) -> None:
-    (tmp_path / "my_own_network.py").write_text(
-        "from torch import nn\n"
-        "def make(channels):\n    return nn.Sequential(nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 4, 1))\n"
-        "def broken():\n    raise KeyError('no such thing')\n"
-        "def nothing():\n    return 3\n"
-    )
-    space = {"blocks": {"first": "0", "second": "[1:]"}, "arguments": {"channels": 7}}
-    loaded = load_teacher(workspace(tmp_path, function="my_own_network:make", **space))
-    assert loaded.blocks[1].output_shape == (4, 62, 94)
-    with pytest.raises(TeacherError, match=r"no function 'mak'.\nDid you mean make"):
-        load_teacher(workspace(tmp_path, function="my_own_network:mak", **space))
-    with pytest.raises(TeacherError, match="failed with TypeError"):
-        load_teacher(workspace(tmp_path, function="my_own_network:make"))
-    with pytest.raises(TeacherError, match="failed with KeyError"):
-        load_teacher(workspace(tmp_path, function="my_own_network:broken", arguments={}))
-    with pytest.raises(TeacherError, match="returned a value of type int"):
-        load_teacher(workspace(tmp_path, function="my_own_network:nothing", arguments={}))
-
-
-def test_modules_that_cannot_be_imported(tmp_path: Path) -> None:
-    with pytest.raises(TeacherError, match="no module 'no_such_thing'"):
-        load_teacher(workspace(tmp_path, function="no_such_thing:make"))
-    (tmp_path / "broken_network.py").write_text("def make(:\n")
-    with pytest.raises(TeacherError, match="failed with SyntaxError"):
-        load_teacher(workspace(tmp_path, function="broken_network:make"))
-
-
-def saved(tmp_path: Path, **changes: object) -> dict[str, Tensor]:
-    return dict(deeplabv3_mobilenetv2(**{**SMALL, **changes}).state_dict())
-
-
-def test_weights_that_do_not_fit_are_listed(tmp_path: Path) -> None:
-    path = tmp_path / "weights.safetensors"
-    state = saved(tmp_path)
-    for key in [key for key in state if key.startswith("features.3.")]:
-        state[f"x{key}"] = state.pop(key)
-    state["head.classifier.weight"] = torch.zeros(3, 16, 1, 1)
-    safetensors.torch.save_file(state, path)
-    with pytest.raises(TeacherError) as caught:
-        load_teacher(workspace(tmp_path, weights=path.name))
-    text = str(caught.value)
-    assert "15 missing (features.3.conv.0.0.weight" in text and "and 12 more" in text
-    assert "18 unexpected (xfeatures.3." in text
-    assert "1 wrongly shaped (head.classifier.weight [3, 16, 1, 1] instead of [8, 16, 1, 1])" in text
-
-
-@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
-def test_truncated_weights(tmp_path: Path, suffix: str, share: float) -> None:
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
-        safetensors.torch.save_file(saved(tmp_path), path)
-    else:
-        torch.save(saved(tmp_path), path)
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(TeacherError, match=rf"weights\{suffix} cannot be read"):
-        load_teacher(workspace(tmp_path, weights=path.name))
-
-
-class Surprise:
-    """What a weights file must not be able to bring along."""
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return (print, ("surprise",))
-
-
-def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(MissingFile, match=r"teacher\.weights"):
-        load_teacher(workspace(tmp_path, weights="none.safetensors"))
-    (tmp_path / "folder.pt").mkdir()
-    with pytest.raises(MissingFile, match="directory"):
-        load_teacher(workspace(tmp_path, weights="folder.pt"))
-    with pytest.raises(TeacherError, match=r"Known: \.safetensors, \.pt, \.pth"):
-        load_teacher(workspace(tmp_path, weights="weights.onnx"))
-    torch.save({"state_dict": saved(tmp_path), "epoch": 3}, tmp_path / "more.pt")
-    with pytest.raises(TeacherError, match="a dict with 'state_dict', 'epoch', no state dict"):
-        load_teacher(workspace(tmp_path, weights="more.pt"))
-    for held in ({"a": Surprise()}, nn.Linear(2, 2)):
-        torch.save(held, tmp_path / "code.pt")
-        with pytest.raises(TeacherError, match=r"code\.pt hold more than tensors\.\nSave model\.state_dict") as caught:
-            load_teacher(workspace(tmp_path, weights="code.pt"))
-        assert "trust" not in str(caught.value)
-    assert "surprise" not in capsys.readouterr().out
-
-
-def test_images_that_do_not_fit() -> None:
-    with pytest.raises(TeacherError, match=r"fails on images of shape \(1, 4, 8, 8\)"):
-        cut(Net(), {"body": "body"}, (4, 8, 8), "digest")
-
 
 # Paths
 
@@ -333,12 +72,6 @@ class Two(nn.Module):
 class Pair(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x, x
-
-
-def with_tail(a: nn.Module, run) -> Teacher:
-    net = Net(run)
-    net.tail["a"] = a
-    return cut(net, {"a": "tail.a"}, (3, 8, 8), "digest")
 
 
 def test_a_block_with_two_inputs() -> None:
@@ -474,34 +207,3 @@ def test_resolve_space(teacher: Teacher) -> None:
     assert other.origin != space.origin and other.hash != space.hash and other.blocks == space.blocks
     with pytest.raises(QaedgeError, match=r"only in teacher\.blocks of the project file: "):
         resolve_space(teacher, SpaceFile("small", axes[:3]), DATA)
-
-
-def test_a_file_that_would_run_code_is_refused_without_advice_to_run_it(tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path}/ran",)
-
-    path = tmp_path / "evil.pt"
-    torch.save({"a": Evil()}, path)
-    with pytest.raises(TeacherError, match="hold more than tensors") as caught:
-        load_weights(torch.nn.Conv2d(3, 8, 1), path)
-    assert "weights_only" not in str(caught.value) and not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> None:
-    net = nn.Conv2d(3, 4, 1)
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    state["bias"][1] = value
-    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
-    with pytest.raises(TeacherError, match=r"hold NaN or infinity in 1 of their tensors \(bias\)"):
-        load_weights(net, tmp_path / "net.safetensors")
-
-
-def test_a_buffer_may_hold_infinity_and_weights_of_eight_bits_are_read(tmp_path: Path) -> None:
-    net = nn.Linear(2, 2, bias=False)
-    net.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
-    state = {"weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "mask": net.mask.clone()}
-    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
-    load_weights(net, tmp_path / "net.safetensors")
-    assert torch.equal(net.weight, torch.ones(2, 2))
