@@ -49,7 +49,9 @@ def test_16_bits_lose_less_and_borders_are_measured(wide):
             eight = next(
                 c for c in wide.space.block("stage3").candidates if c.spec == candidate.spec and str(c.scheme) == "w8a8"
             )
-            assert losses.row("stage3", candidate).loss < losses.row("stage3", eight).loss
+            wide_row, row = losses.row("stage3", candidate), losses.row("stage3", eight)
+            # Nearer to the loss in float: a candidate that is far from its teacher may also be less far by chance.
+            assert abs(wide_row.loss - wide_row.float_loss) < abs(row.loss - row.float_loss)
     assert len(borders(wide.space)) == 2, "into the block, and out of it"
     for file_format in FORMATS:
         table = LatencyTable.read(wide.workspace.latency_file("local"), "local", file_format)
