@@ -1,8 +1,8 @@
 """What activations of 16 bits give on CamVid: `QAEDGE_DATA=... python benchmarks/widths/camvid.py`.
 
-The given CamVid teacher with weights and activations of 8 or fewer bits and with activations of 16, in all blocks and in
-some, rounded to the nearest (no step of `qaedge.nn.recipe`), as files of either format that are run on the val images:
-mIoU, the share of pixels with the class of the float teacher, and the file's size. Writes camvid.json beside itself.
+The given CamVid teacher with weights of 8 and 4 bits and activations of 8 and 16, in all blocks and in some, rounded to
+the nearest (no step of `qaedge.nn.recipe`), as files of either format that are run on the val images: mIoU, the share
+of pixels with the class of the float teacher, and the file's size. Writes camvid.json beside itself.
 """
 
 from __future__ import annotations
