@@ -1,9 +1,7 @@
 """How large the networks of result.json are as today's files: `QAEDGE_DATA=... python benchmarks/camvid/sizes.py`.
 
 A file's size depends on its layers and their bits and on how it is written, not on what the weights are: so this needs
-no training, and tells what a change of the files does to what run.py once found. Writes sizes.json beside itself, and
-renews those of ONNX files in result.json, whose way of writing has changed since; what they were when run.py wrote and
-ran the files stays there under `sizes`. (Which clamps a TFLite file merges hangs on ranges: some hundred bytes.)
+no training, and tells what a change of the files does to what run.py once found. Writes sizes.json beside itself.
 """
 
 from __future__ import annotations
@@ -13,7 +11,6 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -84,27 +81,7 @@ def main() -> None:
         },
     }
     write_json(HERE / "sizes.json", told)
-    then = renew(result, found["onnx"])
-    # Sizes that were renewed before are those of some day between: the first ones belong to what was run.
-    kept = result.get("sizes", {}).get("then", then)
-    result["sizes"] = {"command": "python benchmarks/camvid/sizes.py", "date": told["date"], "then": kept}
-    write_json(HERE / "result.json", result)
     print(found)
-
-
-def renew(figures: dict[str, Any], sizes: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """Put the sizes of a format's files in their places; return what stood there, and what hangs on it."""
-    then: dict[str, dict[str, Any]] = {}
-    for name, size in sizes.items():
-        then[name] = {"size_bytes": figures[name]["size_bytes"]}
-        figures[name]["size_bytes"] = size
-    mixed = figures["student_fb_mp"]
-    for key in ("predicted_size_bytes", "size_off"):  # of the files of then
-        if key in mixed:
-            then["student_fb_mp"][key] = mixed.pop(key)
-    figures["smaller"] = 1 - sizes["student"] / sizes["baseline"]
-    mixed["smaller"] = 1 - sizes["student_fb_mp"] / sizes["baseline"]
-    return then
 
 
 if __name__ == "__main__":
