@@ -92,7 +92,7 @@ class FinetuneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     guidance: float = 1.0  # weight of the teacher's logits beside the labels
     block_guidance: float = 0.1  # weight of the blocks' outputs in quantization-aware fine-tuning
     freeze_batch_norm: bool = True  # statistics stay as they were distilled
-    bfloat16: bool = False  # half precision inside: twice as fast where the processor has it
+    bfloat16: bool = False  # half precision inside, where the processor knows it: twice as fast
     seed: int = 0
 
 

@@ -27,6 +27,8 @@ SplitName = Literal["train", "val"]
 #: The label of pixels that do not count, whatever the files call it.
 VOID = 255
 _UNKNOWN = -1
+#: Drawn scenes that are kept in memory, at most: an epoch that draws them all again takes twice as long.
+KEPT_BYTES = 128 * 2**20
 # What Pillow raises on broken files, beyond OSError, differs by format.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -85,7 +87,7 @@ class Split:
         self.classes = layout.classes
         self._data, self._pairs, self._seed = data, layout.pairs, seed
         self._ids = np.array(layout.ids, np.int16)
-        self._scene: tuple[int, tuple[Pixels, Pixels]] | None = None
+        self._scenes: dict[int, tuple[Pixels, Pixels]] = {}
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -183,11 +185,17 @@ class Split:
         return {i: self.classes[c] for i, c in enumerate(self._ids.tolist()) if c not in (_UNKNOWN, VOID)}
 
     def _generated(self, index: int) -> tuple[Pixels, Pixels]:
-        """Draw a scene; the last one is kept, because image and label are asked for in turn."""
+        """Return a scene, drawn once: as many are kept as KEPT_BYTES hold, and the last one anyhow."""
         index = range(len(self))[index]
-        if self._scene is None or self._scene[0] != index:
-            self._scene = index, scene(index, self._seed, self._data.height, self._data.width)
-        return self._scene[1]
+        kept = self._scenes.get(index)
+        if kept is None:
+            kept = scene(index, self._seed, self._data.height, self._data.width)
+            for pixels in kept:
+                pixels.flags.writeable = False  # who asks again gets the same array
+            if self._scenes and (len(self._scenes) + 1) * sum(pixels.nbytes for pixels in kept) > KEPT_BYTES:
+                self._scenes.popitem()  # the newest: in every order of indices, the others are found again
+            self._scenes[index] = kept
+        return kept
 
 
 def preprocess(

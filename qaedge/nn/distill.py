@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from qaedge.candidate import BlockSpec
 from qaedge.errors import TeacherError, UnsupportedOperator
+from qaedge.nn.dilated import QuickDilation
 from qaedge.nn.features import Features, to_tensor
 from qaedge.nn.inherit import OwnBlock, start_block
+from qaedge.nn.layout import lay_out
 from qaedge.nn.tracing import trace
 from qaedge.project import DistillConfig
 
@@ -156,9 +158,10 @@ def train_candidate(
     _check_shape(block, sample)
     before = score(block, sample)
     block.to(device).train(origin == "fresh")
+    lay_out(block, torch.channels_last)
     rate = config.learning_rate * (FRESH_RATE if origin == "fresh" else 1)
     train_seconds = _train(block, sample, config, rate, device)
-    block.cpu().eval()
+    lay_out(block.cpu().eval(), torch.contiguous_format)
     after = score(block, sample)
     if not np.isfinite(after) and not np.isfinite(before):
         raise TeacherError(f"The block loss of {spec} in {sample.block} is {after}.", "Lower distill.learning_rate.")
@@ -197,9 +200,10 @@ def _train(block: nn.Module, sample: Sample, config: DistillConfig, rate: float,
     inside = 0.0
     for _ in range(config.steps):
         given, wanted, margin = sample.batch(random, config.batch)
-        given, wanted = given.to(device), wanted.to(device)
+        given, wanted = (t.to(device, memory_format=torch.channels_last) for t in (given, wanted))
         begun = time.perf_counter()
-        loss = block_loss(block(given), wanted, variance, margin)
+        with QuickDilation():
+            loss = block_loss(block(given), wanted, variance, margin)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()

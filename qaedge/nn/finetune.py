@@ -22,6 +22,9 @@ from torch.nn import functional as F
 from qaedge.errors import InvalidFile, TeacherError
 from qaedge.files import write_atomic
 from qaedge.nn.data import VOID, Pixels, Split
+from qaedge.nn.dilated import QuickDilation
+from qaedge.nn.layout import lay_out
+from qaedge.nn.processor import keep_memory, knows_bfloat16
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
 
@@ -74,15 +77,25 @@ def finetune(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     # Channels last: convolutions train about a third faster on CPUs.
-    _lay_out(student.to(device), torch.channels_last)
+    lay_out(student.to(device), torch.channels_last)
     guide = None
     if teacher is not None and (config.guidance or also is not None):
         guide = copy.deepcopy(teacher).eval().to(device)
-        _lay_out(guide, torch.channels_last)
+        lay_out(guide, torch.channels_last)
+    half = config.bfloat16 and knows_bfloat16(device)
+    keep_memory()
     optimizer = _optimizer(student, config.learning_rate, undecayed)
     per_epoch = max(1, len(split) // config.batch)
     total = per_epoch * config.epochs
     first = _load(checkpoint, student, optimizer)
+    if config.bfloat16 and not half and first < config.epochs:
+        yield Step(
+            first * per_epoch,
+            total,
+            "in 32 bits",
+            warning="This processor does not know bfloat16, and would take ten times as long with it: "
+            "training in 32 bits.",
+        )
     with ThreadPoolExecutor(1) as ahead:
         for epoch in range(first, config.epochs):
             random = np.random.default_rng((config.seed, epoch))
@@ -99,7 +112,7 @@ def finetune(
                     group["lr"] = _rate(config.learning_rate, done, total)
                 images = images.contiguous(memory_format=torch.channels_last)
                 try:
-                    with torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+                    with QuickDilation(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                         loss = _loss(student, guide, images, labels, config.guidance)
                         if also is not None:
                             loss = loss + also(guide)
@@ -124,7 +137,7 @@ def finetune(
             _save(checkpoint, student, optimizer, config.epochs if ended else epoch + 1)
             if ended:
                 break
-    _lay_out(student.to("cpu").eval(), torch.contiguous_format)
+    lay_out(student.to("cpu").eval(), torch.contiguous_format)
 
 
 def _optimizer(student: nn.Module, rate: float, undecayed: Iterable[nn.Parameter]) -> torch.optim.AdamW:
@@ -133,13 +146,6 @@ def _optimizer(student: nn.Module, rate: float, undecayed: Iterable[nn.Parameter
     if kept:
         groups.append({"params": [p for p in student.parameters() if id(p) in kept], "weight_decay": 0.0})
     return torch.optim.AdamW(groups, lr=rate, weight_decay=WEIGHT_DECAY)
-
-
-def _lay_out(network: nn.Module, order: torch.memory_format) -> None:
-    """Put a network's convolutions into a memory order; their numbers stay."""
-    for parameter in network.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=order)
 
 
 def _train_mode(network: nn.Module, freeze_batch_norm: bool) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qaedge.nn.dilated import QuickDilation
 from qaedge.nn.graph import OPERATORS, Graph, Node
 from qaedge.nn.precision import weighted
 from qaedge.nn.quantize import QuantizedGraph, fake_quantize
@@ -71,7 +72,8 @@ def reconstruct(network: QuantizedGraph, draw: Draw, loss: Loss, steps: int, rat
 
     for _ in range(steps):
         given, wanted, margin = draw()
-        error = loss(graph.run(given, visit, apply), wanted, margin)
+        with QuickDilation():
+            error = loss(graph.run(given, visit, apply), wanted, margin)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(error)
         optimizer.step()

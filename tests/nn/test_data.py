@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from qaedge.errors import DataError
-from qaedge.nn.data import CITYSCAPES_CLASSES, open_split, preprocess
+from qaedge.nn import data as data_module
+from qaedge.nn.data import CITYSCAPES_CLASSES, Pixels, open_split, preprocess
 from qaedge.nn.scenes import SCENE_CLASSES, scene
 from qaedge.project import DataConfig
 
@@ -179,6 +180,25 @@ def test_scenes_layout() -> None:
     assert np.array_equal(train.image(-1), train.image(7))
     with pytest.raises(DataError, match="has the classes"):
         open_split(msgspec.structs.replace(config, classes=("x",)), None, "train")
+
+
+@pytest.mark.parametrize(("kept", "draws"), [(128 * 2**20, 8), (3 * 4 * 32 * 48, 21), (0, 25)])
+def test_scenes_are_drawn_once_while_they_can_be_kept(kept: int, draws: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def draw(index: int, *where: int) -> tuple[Pixels, Pixels]:
+        drawn.append(index)
+        return scene(index, *where)
+
+    monkeypatch.setattr(data_module, "KEPT_BYTES", kept)
+    monkeypatch.setattr(data_module, "scene", draw)
+    split = open_split(DataConfig("scenes", 32, 48, count=8), None, "train")
+    for index in [*range(8), *range(8), 5, 5, -3, *range(7, -1, -1)]:
+        assert np.array_equal(split.image(index), scene(index % 8, 0, 32, 48)[0])
+        assert np.array_equal(split.label(index), scene(index % 8, 0, 32, 48)[1])
+    assert len(drawn) == draws
+    with pytest.raises(ValueError, match="read-only"):
+        split.image(0)[0, 0] = 0
 
 
 def test_preprocess_is_exact_for_the_half(rng: np.random.Generator) -> None:
