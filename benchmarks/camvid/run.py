@@ -66,7 +66,7 @@ def main() -> None:
     """Run the chain, and write down what it found and how long it took, over all calls."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency", default="70%", help="limit for the search of the INT8 student")
-    parser.add_argument("--size", default="59%", help="limit for the search of the few-bit student, of the TFLite file")
+    parser.add_argument("--size", default="58%", help="limit for the search of the few-bit student, of the TFLite file")
     parser.add_argument(
         "--power", default="1.5", help="of the block losses in the search of the INT8 student; the other sums harm"
     )
@@ -77,6 +77,14 @@ def main() -> None:
     finally:  # a call that was interrupted has finished a part, too
         seconds = spent(time.perf_counter() - started)
     write_json(HERE / "result.json", {**result, "seconds": seconds})
+
+
+def built(name: str, wanted: Architecture, *arguments: str) -> None:
+    """Build a network, unless it is there: fine-tuned with these settings, from this library."""
+    workspace = Workspace.open(PROJECT)
+    space = SearchSpace.load(workspace.space_json)
+    if not is_built(student_folder(workspace, space, name), wanted, workspace.project.finetune):
+        command("build", *arguments, *(() if name == "teacher" else ("--name", name)))
 
 
 def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
@@ -98,48 +106,34 @@ def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
             "1",
         )
     command("distill")
-    for file_format, loads in LOADS.items():
-        command("profile", "--runtime", file_format, "--repeat", str(loads))
     few_bit = WORK / "student_fb_mp.json"
     asked, told = {"latency": limit, "size": size_limit, "power": power}, WORK / "limits.json"
     if not told.exists() or decode_json(told, dict[str, str]) != asked:
         for path in (architecture, few_bit):
             path.unlink(missing_ok=True)
         write_json(told, asked)
-    if not architecture.exists():  # a network that was chosen stays, though its rows were measured anew
-        command(
-            *(
-                "search",
-                "--runtime",
-                "onnx",
-                "--precision",
-                "w8a8",
-                "--latency",
-                limit,
-                "--verify",
-                "3",
-                "--power",
-                power,
-            ),
-            *("--output", str(architecture), "--plot", str(HERE / "front.png")),
-        )
+    # What asks for no time comes before what measures: where measuring does not succeed, this is there.
     if not few_bit.exists():
         command(
-            *("search", "--runtime", "tflite", "--latency", "none", "--size", size_limit),
+            *("search", "--runtime", "tflite", "--by", "size", "--latency", "none", "--size", size_limit),
             *("--output", str(few_bit)),
         )
     workspace = Workspace.open(PROJECT)
     teacher = load_teacher(workspace)
     space = SearchSpace.load(workspace.space_json)
-    chosen = Architecture.load(architecture, space)
     mixed = Architecture.load(few_bit, space)
-    wanted_of = {"teacher": Architecture.own(space), "student": chosen, "student_fb_mp": mixed}
-    files_of = {"student": architecture, "student_fb_mp": few_bit}
-    for name, wanted in wanted_of.items():
-        arguments = ["--teacher"] if name == "teacher" else [str(files_of[name]), "--name", name]
-        folder = student_folder(workspace, space, name)
-        if not is_built(folder, wanted, workspace.project.finetune):
-            command("build", *arguments)
+    built("teacher", Architecture.own(space), "--teacher")
+    built("student_fb_mp", mixed, str(few_bit))
+    for file_format, loads in LOADS.items():
+        command("profile", "--runtime", file_format, "--repeat", str(loads))
+    if not architecture.exists():  # a network that was chosen stays, though its rows were measured anew
+        command(
+            *("search", "--runtime", "onnx", "--precision", "w8a8", "--latency", limit, "--verify", "3"),
+            *("--power", power, "--output", str(architecture), "--plot", str(HERE / "front.png")),
+        )
+    chosen = Architecture.load(architecture, space)
+    built("student", chosen, str(architecture))
+    for name in NAMES:
         command("export", name, "--format", "onnx,tflite", "--output", str(WORK / f"{name}.onnx"))
 
     device = with_runtime(load_device(workspace.project.device), BOTH)
@@ -164,7 +158,7 @@ def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
 
         The teacher took its turns among the networks: what it takes more or less than in the table is the machine's.
         """
-        then, _ = tables[kind].predict_latency(space, wanted_of["teacher"].candidates(space))
+        then, _ = tables[kind].predict_latency(space, Architecture.own(space).candidates(space))
         again = found[f"teacher.{kind}"].median_s / then
         rows = []
         for artifact, network in zip(networks[kind], drawn, strict=True):
