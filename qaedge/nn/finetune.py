@@ -93,7 +93,7 @@ def finetune(
             first * per_epoch,
             total,
             "in 32 bits",
-            warning="This processor does not know bfloat16, and would take ten times as long with it: "
+            warning="This processor does not know bfloat16, and would take many times as long with it: "
             "training in 32 bits.",
         )
     with ThreadPoolExecutor(1) as ahead:

@@ -12,7 +12,7 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 
 
 def knows_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 itself; a CPU that does not takes ten times as long as in 32 bits."""
+    """Whether a device multiplies in bfloat16 itself; a CPU that does not takes many times as long as in 32 bits."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

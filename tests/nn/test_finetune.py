@@ -265,3 +265,24 @@ def test_a_teacher_is_trained_by_one_at_a_time(tmp_path):
     ):
         next(iter(train_teacher(load_teacher(workspace), split, split, CONFIG, output)))
     assert not output.exists()
+
+
+def test_half_precision_is_kept_for_processors_that_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = open_split(DATA, None, "train")
+    config = msgspec.structs.replace(CONFIG, bfloat16=True, epochs=1)
+    used: list[bool] = []
+    own = torch.autocast
+
+    def autocast(device: str, kind: torch.dtype, enabled: bool) -> torch.autocast:
+        used.append(enabled)
+        return own(device, kind, enabled=enabled)
+
+    monkeypatch.setattr(torch, "autocast", autocast)
+    for knows in (False, True):
+        monkeypatch.setattr(module_under_test, "knows_bfloat16", lambda device, knows=knows: knows)
+        used.clear()
+        steps = list(finetune(network(), None, split, config, tmp_path / f"{knows}.pt"))
+        warnings = [step.warning for step in steps if step.warning]
+        assert set(used) == {knows}
+        assert len(warnings) == (0 if knows else 1)
+        assert knows or "does not know bfloat16" in warnings[0]
