@@ -1,8 +1,8 @@
 """Depthwise convolutions with dilation, trained on CPUs in a fraction of the time.
 
-What runs on a CPU beneath torch knows the way back through a depthwise convolution only without dilation; with it, it
-takes a loop that is several times slower, and the stages of a segmentation network that keep their resolution by dilation
-take most of its training. Both gradients can be told by convolutions that are quick: that of the input is a
+What runs on a CPU beneath torch knows the way back through a depthwise convolution only without dilation. With it, it
+takes a loop that is several times slower, and the stages of a segmentation network that keep their resolution by
+dilation take most of its training. Both gradients can be told by convolutions that are quick: that of the input is a
 convolution with the kernel turned around, and that of the weights is one without dilation over the grids of every
 d-th pixel.
 """
