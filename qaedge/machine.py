@@ -22,13 +22,22 @@ class Machine(msgspec.Struct, frozen=True):
 
 def this_machine() -> Machine:
     """Say what this runs on."""
-    try:
-        info = Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:  # no Linux
-        info = ""
-    name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", info, re.MULTILINE)
+    name = re.search(r"^(?:model name|Model|Hardware)\s*:\s*(.+)$", _cpu_info(), re.MULTILINE)
     processor = name.group(1).strip() if name else platform.processor() or "unknown"
     return Machine(processor, usable_cores(), f"{platform.system()} {platform.machine()}")
+
+
+def cpu_flags() -> frozenset[str]:
+    """Return what Linux says that the processor can do, such as "avx2"; nothing elsewhere."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", _cpu_info(), re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def _cpu_info() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:  # no Linux
+        return ""
 
 
 def usable_cores() -> int:

@@ -21,6 +21,7 @@ import numpy as np
 from qaedge import cli
 from qaedge.architecture import Architecture, BlockChoice
 from qaedge.artifact import Artifact
+from qaedge.candidate import QuantScheme
 from qaedge.cli.form import choose_for
 from qaedge.device import load_device, with_runtime
 from qaedge.files import decode_json, write_json
@@ -80,11 +81,16 @@ def main() -> None:
 
 
 def built(name: str, wanted: Architecture, *arguments: str) -> None:
-    """Build a network, unless it is there: fine-tuned with these settings, from this library."""
+    """Build a network, unless it is there: fine-tuned with these settings, from this library, in the device's form."""
     workspace = Workspace.open(PROJECT)
     space = SearchSpace.load(workspace.space_json)
-    if not is_built(student_folder(workspace, space, name), wanted, workspace.project.finetune):
-        command("build", *arguments, *(() if name == "teacher" else ("--name", name)))
+    folder = student_folder(workspace, space, name)
+    if is_built(folder, wanted, workspace.project.finetune):
+        report = load_report(folder)
+        bits = max(QuantScheme.parse(choice.scheme).weight_bits for choice in wanted.choices)
+        if report.form == choose_for(load_device(workspace.project.device), workspace)(bits)[0]:
+            return
+    command("build", *arguments, *(() if name == "teacher" else ("--name", name)))
 
 
 def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
@@ -107,7 +113,8 @@ def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
         )
     command("distill")
     few_bit = WORK / "student_fb_mp.json"
-    asked, told = {"latency": limit, "size": size_limit, "power": power}, WORK / "limits.json"
+    asked = {"latency": limit, "size": size_limit, "power": power, "small": "by size"}
+    told = WORK / "limits.json"
     if not told.exists() or decode_json(told, dict[str, str]) != asked:
         for path in (architecture, few_bit):
             path.unlink(missing_ok=True)
@@ -133,6 +140,8 @@ def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
         )
     chosen = Architecture.load(architecture, space)
     built("student", chosen, str(architecture))
+    built("teacher", Architecture.own(space), "--teacher")  # again where another machine has measured it by now
+    built("student_fb_mp", mixed, str(few_bit))
     for name in NAMES:
         command("export", name, "--format", "onnx,tflite", "--output", str(WORK / f"{name}.onnx"))
 

@@ -51,9 +51,8 @@ def without(*parts: str) -> Iterator[None]:
     if "dilation" in parts:
         for module in (distill, finetune):
             module.QuickDilation = contextlib.nullcontext  # type: ignore[attr-defined, misc, assignment]
-    if "memory" not in parts:
-        processor.keep_memory()
-    yield
+    with contextlib.nullcontext() if "memory" in parts else processor.kept_memory():
+        yield
 
 
 def distill_stage6() -> Callable[[], None]:

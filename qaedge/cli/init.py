@@ -84,7 +84,7 @@ crop = {crop}  # height, width
 guidance = 1.0           # weight of the teacher's logits beside the labels
 block_guidance = 0.1     # weight of the blocks' outputs, on the grids
 freeze_batch_norm = true # its statistics stay as they were distilled
-bfloat16 = false         # half precision inside: twice as fast on processors that have it (AVX512-BF16, AMX)
+bfloat16 = false         # half precision inside, where the processor knows it (AVX512-BF16, AMX): twice as fast
 seed = 0
 """
 

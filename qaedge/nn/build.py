@@ -20,6 +20,7 @@ from qaedge.nn.export import write_file
 from qaedge.nn.finetune import checkpoint_path, finetune
 from qaedge.nn.graph import Graph
 from qaedge.nn.metrics import evaluate, miou_of
+from qaedge.nn.processor import knows_bfloat16, training_device
 from qaedge.nn.qat import METHOD, Tuned, finetune_quantized
 from qaedge.nn.quantize import QuantizedGraph
 from qaedge.nn.quantized_file import quantized_bytes, save_quantized
@@ -142,6 +143,7 @@ def _build(
         calibration_images=quantizer.images,
         seconds=time.perf_counter() - started,
         finetune=config,
+        bfloat16=config.bfloat16 and knows_bfloat16(training_device()),
         tflite=tflite,
         quantized=quantized,
         quantized_epoch=found.epoch if found else 0,
@@ -209,7 +211,9 @@ def _on_grids(
     graph = crossed(trace(student, (teacher.input_shape[0], *crop)), crossings(network.graph))
     settings = msgspec.structs.replace(settings, crop=crop)
     for step in finetune_quantized(network, graph, teacher, train, val, settings, checkpoint):
-        yield Step(step.done, step.total, f"on its grids: {step.what}" if step.result is None else step.what)
+        what = f"on its grids: {step.what}" if step.result is None else step.what
+        # That a processor lacks something was said of the training in float, which comes first.
+        yield Step(step.done, step.total, what, warning="" if config.epochs else step.warning)
         if isinstance(step.result, Tuned):
             return checkpoint, step.result
     raise AssertionError("a training ends with what it found")

@@ -193,7 +193,8 @@ class Split:
             for pixels in kept:
                 pixels.flags.writeable = False  # who asks again gets the same array
             if self._scenes and (len(self._scenes) + 1) * sum(pixels.nbytes for pixels in kept) > KEPT_BYTES:
-                self._scenes.popitem()  # the newest: in every order of indices, the others are found again
+                # The newest: in every order of indices, the others are found again.
+                self._scenes.pop(next(reversed(self._scenes)), None)
             self._scenes[index] = kept
         return kept
 

@@ -22,9 +22,11 @@ Images = Float[Tensor, "batch channels height width"]
 
 
 class QuickDilation(TorchFunctionMode):
-    """While it is entered, dilated depthwise convolutions of stride 1 on CPUs, in 32 bits, go back the quick way.
+    """While it is entered, dilated depthwise convolutions on CPUs go back the quick way.
 
-    Their outputs are torch's own; gradients differ from its own by rounding alone. Everything else is left alone.
+    Those of stride 1, with one dilation for both sides, in 32 bits, outside autocast. Their outputs are torch's own;
+    gradients differ from its own by rounding alone. Everything else is left alone. Function transforms
+    (`torch.func`) and forward-mode differentiation do not pass through what is taken over.
     """
 
     def __torch_function__(
@@ -37,11 +39,7 @@ class QuickDilation(TorchFunctionMode):
         """Take over what `_told` knows; pass on the rest."""
         named = dict(kwargs or {})
         told = _told(*args, **named) if func is F.conv2d and args and "input" not in named else None
-        if told is None:
-            return func(*args, **named)
-        images, weight, bias, padding, dilation = told
-        found = _Dilated.apply(images, weight, padding, dilation)  # type: ignore[no-untyped-call]
-        return found if bias is None else found + bias[:, None, None]
+        return func(*args, **named) if told is None else _Dilated.apply(*told)  # type: ignore[no-untyped-call]
 
 
 def _told(
@@ -55,17 +53,23 @@ def _told(
 ) -> tuple[Tensor, Tensor, Tensor | None, tuple[int, int], int] | None:
     """Return a convolution's images, weight, bias, padding and dilation; None where torch's own way back is better."""
     down, right = _both(dilation)
-    if down != right or down == 1 or _both(stride) != (1, 1) or isinstance(padding, str):
+    if down != right or down == 1 or _both(stride) != (1, 1):
         return None
     if not images.ndim == weight.ndim == 4 or images.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return None
     depthwise = weight.shape[1] == 1 and groups == weight.shape[0] == images.shape[1]
     if not depthwise or not images.dtype == weight.dtype == torch.float32:
         return None
-    if not torch.is_grad_enabled() or not (images.requires_grad or weight.requires_grad):
+    learned = [each for each in (images, weight, bias) if each is not None and each.requires_grad]
+    if not learned or not torch.is_grad_enabled():
         return None
-    over = _both(padding)
     reach = [down * (side - 1) for side in weight.shape[2:]]
+    if isinstance(padding, str):
+        if padding not in ("same", "valid") or any(r % 2 for r in reach):  # uneven: one side gets more
+            return None
+        over = (reach[0] // 2, reach[1] // 2) if padding == "same" else (0, 0)
+    else:
+        over = _both(padding)
     if any(p > r for p, r in zip(over, reach, strict=True)):
         return None
     return images, weight, bias, over, down
@@ -81,23 +85,26 @@ class _Dilated(torch.autograd.Function):
     """A depthwise convolution of stride 1, and its way back."""
 
     @staticmethod
-    def forward(ctx: Any, images: Images, weight: Tensor, padding: tuple[int, int], dilation: int) -> Images:
+    def forward(
+        ctx: Any, images: Images, weight: Tensor, bias: Tensor | None, padding: tuple[int, int], dilation: int
+    ) -> Images:
         ctx.save_for_backward(images, weight)
         ctx.padding, ctx.dilation = padding, dilation
-        return F.conv2d(images, weight, None, 1, padding, dilation, len(weight))
+        return F.conv2d(images, weight, bias, 1, padding, dilation, len(weight))
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Images) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Images) -> tuple[Tensor | None, ...]:
         images, weight = ctx.saved_tensors
         (given,) = gradients
-        wants_images, wants_weight = ctx.needs_input_grad[:2]
+        wants_images, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         to_images = to_weight = None
-        if wants_images:
-            full = [ctx.dilation * (side - 1) - p for side, p in zip(weight.shape[2:], ctx.padding, strict=True)]
-            to_images = F.conv2d(given, weight.flip(2, 3), None, 1, full, ctx.dilation, len(weight))
-        if wants_weight:
-            to_weight = _weight_gradient(images, weight, given, ctx.padding, ctx.dilation)
-        return to_images, to_weight, None, None
+        with torch.autocast("cpu", enabled=False):
+            if wants_images:
+                full = [ctx.dilation * (side - 1) - p for side, p in zip(weight.shape[2:], ctx.padding, strict=True)]
+                to_images = F.conv2d(given, weight.flip(2, 3), None, 1, full, ctx.dilation, len(weight))
+            if wants_weight:
+                to_weight = _weight_gradient(images, weight, given, ctx.padding, ctx.dilation)
+        return to_images, to_weight, given.sum((0, 2, 3)) if wants_bias else None, None, None
 
 
 def _weight_gradient(images: Images, weight: Tensor, given: Images, padding: tuple[int, int], dilation: int) -> Tensor:

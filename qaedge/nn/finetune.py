@@ -24,7 +24,7 @@ from qaedge.files import write_atomic
 from qaedge.nn.data import VOID, Pixels, Split
 from qaedge.nn.dilated import QuickDilation
 from qaedge.nn.layout import lay_out
-from qaedge.nn.processor import keep_memory, knows_bfloat16
+from qaedge.nn.processor import kept_memory, knows_bfloat16, training_device
 from qaedge.progress import Step
 from qaedge.project import FinetuneConfig
 
@@ -75,7 +75,7 @@ def finetune(
         InvalidFile: a checkpoint that cannot be read.
         DataError: an image or label that cannot be used.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     # Channels last: convolutions train about a third faster on CPUs.
     lay_out(student.to(device), torch.channels_last)
     guide = None
@@ -83,20 +83,18 @@ def finetune(
         guide = copy.deepcopy(teacher).eval().to(device)
         lay_out(guide, torch.channels_last)
     half = config.bfloat16 and knows_bfloat16(device)
-    keep_memory()
     optimizer = _optimizer(student, config.learning_rate, undecayed)
     per_epoch = max(1, len(split) // config.batch)
     total = per_epoch * config.epochs
     first = _load(checkpoint, student, optimizer)
-    if config.bfloat16 and not half and first < config.epochs:
+    if config.bfloat16 and not half:
         yield Step(
             first * per_epoch,
             total,
             "in 32 bits",
-            warning="This processor does not know bfloat16, and would take many times as long with it: "
-            "training in 32 bits.",
+            warning="This processor does not know bfloat16, and would take longer with it: training in 32 bits.",
         )
-    with ThreadPoolExecutor(1) as ahead:
+    with kept_memory(), ThreadPoolExecutor(1) as ahead:
         for epoch in range(first, config.epochs):
             random = np.random.default_rng((config.seed, epoch))
             order = random.permutation(len(split))

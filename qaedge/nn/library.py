@@ -34,7 +34,7 @@ from qaedge.nn.distill import Sample, Trained, check_enough, score, train_candid
 from qaedge.nn.features import LOCK, Features, compute_features, drop_others, features_folder, to_tensor
 from qaedge.nn.inherit import OwnBlock
 from qaedge.nn.own_ranges import check_own_ranges
-from qaedge.nn.processor import keep_memory
+from qaedge.nn.processor import training_device
 from qaedge.nn.quantized_file import save_quantized
 from qaedge.nn.recipe import NEAREST, Bench, Quantized, quantize
 from qaedge.nn.rounded import rounded_path
@@ -240,8 +240,7 @@ def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, 
     """A worker process: until the queue says None."""
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
-    keep_memory()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     try:
         bench = _Bench(workspace, space, load_teacher(workspace), Features(folder), device)
     except QaedgeError as error:

@@ -67,7 +67,8 @@ class StudentReport(msgspec.Struct, frozen=True):
     after it on the grids of the file ("quantized"; its float mIoU is that of the weights it began with).
     `file`, `form`, `size_bytes`, `sha256` are of the ONNX file, by whose mIoU that is decided; `tflite`
     is the same network as TFLite, None where that could not be written. `finetune` are the settings it
-    was fine-tuned with; an older build does not tell. `tried_miou` is the best of the epochs on the grids, in
+    was fine-tuned with, and `bfloat16` whether that was in half precision, which not every processor knows; an older
+    build does not tell. `tried_miou` is the best of the epochs on the grids, in
     torch, and `tried_epoch` which that was, also where it was worse than before them and `quantized` is None.
     `recipes` tell how the weights of each block were rounded: as they were scored, or by the same steps "anew", where
     fine-tuning changed them; training on the grids begins with these.
@@ -87,6 +88,7 @@ class StudentReport(msgspec.Struct, frozen=True):
     calibration_images: tuple[str, ...]
     seconds: float
     finetune: FinetuneConfig | None = None
+    bfloat16: bool | None = None
     tflite: FileReport | None = None
     quantized: Scores | None = None
     quantized_epoch: int = 0
