@@ -40,8 +40,8 @@ WORK = HERE / "work"
 NETWORKS = 12
 NAMES = ("teacher", "student", "student_fb_mp")
 EPOCHS = 12
-#: How often each candidate is loaded and measured: the machine is shared, and ONNX Runtime's times feel it most.
-LOADS = {"onnx": 3, "tflite": 1}
+#: How often each candidate is loaded and measured as ONNX: the machine is shared, and ONNX Runtime's times feel it most.
+LOADS = 3
 
 
 def command(*arguments: str) -> None:
@@ -71,10 +71,11 @@ def main() -> None:
     parser.add_argument(
         "--power", default="1.5", help="of the block losses in the search of the INT8 student; the other sums harm"
     )
+    parser.add_argument("--loads", type=int, default=LOADS, help="how often each ONNX candidate is loaded and measured")
     flags = parser.parse_args()
     started = time.perf_counter()
     try:
-        result = run(flags.latency, flags.size, flags.power)
+        result = run(flags.latency, flags.size, flags.power, flags.loads)
     finally:  # a call that was interrupted has finished a part, too
         seconds = spent(time.perf_counter() - started)
     write_json(HERE / "result.json", {**result, "seconds": seconds})
@@ -93,7 +94,7 @@ def built(name: str, wanted: Architecture, *arguments: str) -> None:
     command("build", *arguments, *(() if name == "teacher" else ("--name", name)))
 
 
-def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
+def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object]:
     """Run what is missing, measure everything in one session, and return the figures."""
     architecture = WORK / "student.json"
     weights = WORK / "teacher.safetensors"
@@ -131,8 +132,8 @@ def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
     mixed = Architecture.load(few_bit, space)
     built("teacher", Architecture.own(space), "--teacher")
     built("student_fb_mp", mixed, str(few_bit))
-    for file_format, loads in LOADS.items():
-        command("profile", "--runtime", file_format, "--repeat", str(loads))
+    for file_format, repeat in (("onnx", loads), ("tflite", 1)):
+        command("profile", "--runtime", file_format, "--repeat", str(repeat))
     if not architecture.exists():  # a network that was chosen stays, though its rows were measured anew
         command(
             *("search", "--runtime", "onnx", "--precision", "w8a8", "--latency", limit, "--verify", "3"),
@@ -237,6 +238,7 @@ def run(limit: str, size_limit: str, power: str) -> dict[str, object]:
         "limit": limit,
         "size_limit": size_limit,
         "power": float(power),
+        "loads": loads,
         "architecture": {c.block: c.spec for c in chosen.choices},
         "architecture_fb_mp": {c.block: f"{c.spec} {c.scheme}" for c in mixed.choices},
         "form": next(iter(tables["onnx"].rows.values())).form,
