@@ -40,7 +40,7 @@ WORK = HERE / "work"
 NETWORKS = 12
 NAMES = ("teacher", "student", "student_fb_mp")
 EPOCHS = 12
-#: How often each candidate is loaded and measured as ONNX: the machine is shared, and ONNX Runtime's times feel it most.
+#: How often each ONNX candidate is loaded and measured: the machine is shared, and these times feel it most.
 LOADS = 3
 
 
