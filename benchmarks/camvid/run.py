@@ -23,9 +23,10 @@ from qaedge.architecture import Architecture, BlockChoice
 from qaedge.artifact import Artifact
 from qaedge.candidate import QuantScheme
 from qaedge.cli.form import choose_for
-from qaedge.device import load_device, with_runtime
+from qaedge.device import Device, load_device, with_runtime
 from qaedge.files import decode_json, write_json
 from qaedge.hil.profile import Measured, Settings, measure, open_session
+from qaedge.measurement import Measurement
 from qaedge.nn.candidates import export_network
 from qaedge.nn.student import is_built, load_report, student_folder
 from qaedge.nn.teacher import load_teacher
@@ -155,13 +156,7 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
     networks = {kind: [export_network(workspace, teacher, space, n, choose, kind) for n in drawn] for kind in FORMATS}
     for kind, exported in networks.items():  # the same network has one name in either format
         networks[kind] = [msgspec.structs.replace(a, name=f"{a.name} {kind}") for a in exported]
-    found = {}
-    with open_session(device) as session:
-        for kind, exported in networks.items():  # files of one format take turns, all networks at once
-            together = [*(file for file in files if file.format == kind), *exported]
-            for step in measure(session, together, Settings(), device.threads, interleave=True):
-                if isinstance(step.result, Measured):
-                    found[step.result.artifact.name] = step.result.measurement
+    found = measured(device, [*files, *(artifact for exported in networks.values() for artifact in exported)])
 
     def predictions(kind: str) -> dict[str, object]:
         """Hold predictions against measurements, each as a share of the teacher's, and in seconds.
@@ -192,22 +187,7 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
         }
 
     def network_figures(name: str, kind: str = "onnx") -> dict[str, object]:
-        report = load_report(student_folder(workspace, space, name))
-        measurement = found[f"{name}.{kind}"]
-        return {
-            "miou": report.file_of(kind).miou,
-            "latency_s": measurement.median_s,
-            "latency_error_s": measurement.error_s,
-            "size_bytes": next(f.size_bytes for f in files if f.name == f"{name}.{kind}"),
-            "before": report.before,
-            "after": report.after,
-            "quantized": report.quantized,
-            "kept": report.kept,
-            "epochs": report.epochs,
-            "quantized_epoch": report.quantized_epoch,
-            "tried_miou": report.tried_miou,
-            "tried_epoch": report.tried_epoch,
-        }
+        return figures(workspace, space, name, next(f for f in files if f.name == f"{name}.{kind}"), found)
 
     baseline, student = network_figures("teacher"), network_figures("student")
     predicted, error = tables["onnx"].predict_latency(space, chosen.candidates(space))
@@ -261,8 +241,7 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
         ),
         "space": {"candidates": [len(b.candidates) for b in space.blocks], "networks": space.networks},
         "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": {"python": platform.python_version()}
-        | {name: version(name) for name in ("qaedge", "torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy")},
+        "versions": used_versions(),
         "date": datetime.date.today().isoformat(),
     }
     print(
@@ -279,6 +258,46 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
         f"its size was predicted {100 * small['size_off']:+.1f} % off"
     )
     return result
+
+
+def figures(
+    workspace: Workspace, space: SearchSpace, name: str, file: Artifact, found: dict[str, Measurement]
+) -> dict[str, object]:
+    """Return what a network's file is worth: its mIoU, what it took, its size, and how it was fine-tuned."""
+    report = load_report(student_folder(workspace, space, name))
+    return {
+        "miou": report.file_of(file.format).miou,
+        "latency_s": found[file.name].median_s,
+        "latency_error_s": found[file.name].error_s,
+        "size_bytes": file.size_bytes,
+        "before": report.before,
+        "after": report.after,
+        "quantized": report.quantized,
+        "kept": report.kept,
+        "epochs": report.epochs,
+        "quantized_epoch": report.quantized_epoch,
+        "tried_miou": report.tried_miou,
+        "tried_epoch": report.tried_epoch,
+        "bfloat16": report.bfloat16,
+    }
+
+
+def measured(device: Device, files: list[Artifact]) -> dict[str, Measurement]:
+    """Measure files in one session, all of a format in turn; return what each took, by its name."""
+    device, found = with_runtime(device, BOTH), {}
+    with open_session(device) as session:
+        for kind in FORMATS:
+            together = [file for file in files if file.format == kind]
+            for step in measure(session, together, Settings(), device.threads, interleave=True):
+                if isinstance(step.result, Measured):
+                    found[step.result.artifact.name] = step.result.measurement
+    return found
+
+
+def used_versions() -> dict[str, str]:
+    """Return the versions of what trained, wrote and measured."""
+    packages = ("qaedge", "torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def spent(seconds: float) -> float:
