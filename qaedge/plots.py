@@ -77,7 +77,7 @@ def front_plot(
                 color=color,
                 edgecolors="white",
                 linewidths=1.0,
-                label=f"{name}: {format_cost(metric, point[0])}, loss {point[1]:.3g}",
+                label=f"{name}: {format_cost(metric, point[0])}, {summed} {point[1]:.3g}",
                 zorder=4,
             )
     _finish(axes, title, f"predicted {kind_of(metric)} [{unit}]", f"summed {summed} (0: a copy of the teacher)")

@@ -2,7 +2,8 @@
 
 After run.py has built the baseline and the few-bit student, which it does before anything is measured: a whole run also
 fills a latency table, which takes a quiet machine. Renews `student_fb_mp` and `tflite.student_fb_mp` in result.json,
-each with the baseline of its own run beside it; the rest of result.json stays that of the run before.
+each with the baseline of its own run beside it, `architecture_fb_mp` and `size_limit`; the rest of result.json stays
+that of the run before.
 """
 
 from __future__ import annotations
