@@ -195,20 +195,13 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
     tflite = {name: network_figures(key, "tflite") for name, key in zip(("baseline", *NAMES[1:]), NAMES, strict=True)}
     fb_mp = network_figures("student_fb_mp")
 
-    def mixed_figures(one: dict[str, object], teacher: dict[str, object], kind: str) -> dict[str, object]:
-        predicted = tables[kind].predict_size(space, mixed.candidates(space))
-        return {
-            "smaller": 1 - one["size_bytes"] / teacher["size_bytes"],
-            "points_lost": 100 * (teacher["miou"] - one["miou"]),
-            "faster": 1 - one["latency_s"] / teacher["latency_s"],
-            "predicted_size_bytes": predicted,
-            "size_off": predicted / one["size_bytes"] - 1,
-        }
+    def small_figures(one: dict[str, object], teacher: dict[str, object], kind: str) -> dict[str, object]:
+        return compared_by_size(one, teacher, tables[kind].predict_size(space, mixed.candidates(space)))
 
     result = {
         "baseline": baseline,
         "student": student,
-        "student_fb_mp": {**fb_mp, **mixed_figures(fb_mp, baseline, "onnx")},
+        "student_fb_mp": {**fb_mp, **small_figures(fb_mp, baseline, "onnx")},
         "predicted_latency_s": predicted,
         "predicted_latency_error_s": error,
         "seconds": 0.0,
@@ -227,7 +220,7 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
             **tflite,
             "student_fb_mp": {
                 **tflite["student_fb_mp"],
-                **mixed_figures(tflite["student_fb_mp"], tflite["baseline"], "tflite"),
+                **small_figures(tflite["student_fb_mp"], tflite["baseline"], "tflite"),
             },
             "faster": 1 - tflite["student"]["latency_s"] / tflite["baseline"]["latency_s"],
             "smaller": 1 - tflite["student"]["size_bytes"] / tflite["baseline"]["size_bytes"],
@@ -235,14 +228,11 @@ def run(limit: str, size_limit: str, power: str, loads: int) -> dict[str, object
             "predicted_latency_s": tables["tflite"].predict_latency(space, chosen.candidates(space))[0],
             **predictions("tflite"),
         },
-        "teacher": f"the given CamVid teacher, trained {EPOCHS} epochs more by qaedge teacher train",
         "distill": distill_figures(
             list(LossTable.store(workspace.loss_file(space.origin)).rows()), [block.name for block in space.blocks]
         ),
         "space": {"candidates": [len(b.candidates) for b in space.blocks], "networks": space.networks},
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": used_versions(),
-        "date": datetime.date.today().isoformat(),
+        **circumstances(),
     }
     print(
         f"INT8 teacher {1e3 * baseline['latency_s']:.2f} ms, mIoU {100 * baseline['miou']:.2f}; "
@@ -294,10 +284,26 @@ def measured(device: Device, files: list[Artifact]) -> dict[str, Measurement]:
     return found
 
 
-def used_versions() -> dict[str, str]:
-    """Return the versions of what trained, wrote and measured."""
+def compared_by_size(one: dict[str, object], teacher: dict[str, object], predicted_bytes: float) -> dict[str, object]:
+    """Return by how much a network is smaller than the teacher, what that cost, and how well its size was predicted."""
+    return {
+        "smaller": 1 - one["size_bytes"] / teacher["size_bytes"],
+        "points_lost": 100 * (teacher["miou"] - one["miou"]),
+        "faster": 1 - one["latency_s"] / teacher["latency_s"],
+        "predicted_size_bytes": predicted_bytes,
+        "size_off": predicted_bytes / one["size_bytes"] - 1,
+    }
+
+
+def circumstances() -> dict[str, object]:
+    """Return which teacher it was, what it ran on, with which versions, and when."""
     packages = ("qaedge", "torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+    return {
+        "teacher": f"the given CamVid teacher, trained {EPOCHS} epochs more by qaedge teacher train",
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "date": datetime.date.today().isoformat(),
+    }
 
 
 def spent(seconds: float) -> float:

@@ -8,12 +8,8 @@ that of the run before.
 
 from __future__ import annotations
 
-import datetime
-import os
-import platform
-
 import msgspec
-from run import EPOCHS, HERE, PROJECT, WORK, command, figures, measured, processor, used_versions
+from run import HERE, PROJECT, WORK, circumstances, command, compared_by_size, figures, measured
 
 from qaedge.architecture import Architecture
 from qaedge.artifact import Artifact
@@ -39,14 +35,14 @@ def main() -> None:
     path = HERE / "result.json"
     result = msgspec.json.decode(path.read_bytes())
     for kind, into in (("onnx", result), ("tflite", result["tflite"])):
-        into["student_fb_mp"] = halves(workspace, space, kind, files, found)
+        into["student_fb_mp"] = small_figures(workspace, space, kind, files, found)
     mixed = Architecture.load(WORK / "student_fb_mp.json", space)
     result["architecture_fb_mp"] = {choice.block: f"{choice.spec} {choice.scheme}" for choice in mixed.choices}
     result["size_limit"] = msgspec.json.decode((WORK / "limits.json").read_bytes())["size"]
     write_json(path, result)
 
 
-def halves(
+def small_figures(
     workspace: Workspace, space: SearchSpace, kind: str, files: list[Artifact], found: dict[str, Measurement]
 ) -> dict[str, object]:
     """Return the figures of the few-bit student in a format, and beside them those of its baseline."""
@@ -61,16 +57,9 @@ def halves(
     predicted = whole.size_bytes + sum(parts[chosen.key] - parts[own.key] for chosen, own in pairs)
     return {
         **small,
-        "smaller": 1 - small["size_bytes"] / baseline["size_bytes"],
-        "points_lost": 100 * (baseline["miou"] - small["miou"]),
-        "faster": 1 - small["latency_s"] / baseline["latency_s"],
-        "predicted_size_bytes": predicted,
-        "size_off": predicted / small["size_bytes"] - 1,
+        **compared_by_size(small, baseline, predicted),
         "baseline": baseline,
-        "teacher": f"the given CamVid teacher, trained {EPOCHS} epochs more by qaedge teacher train",
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
-        "versions": used_versions(),
-        "date": datetime.date.today().isoformat(),
+        **circumstances(),
     }
 
 

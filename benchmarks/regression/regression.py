@@ -6,6 +6,7 @@ Parts, each of which renews its keys of result.json beside this file:
     simulate   1,000 A/A comparisons on each kind of recorded noise, and detection rates with a factor put on
     aa         live A/A comparisons, each in a session of its own
     power      live comparisons with 3, 5 and 10 % more operators
+    power_5    with 5 % more alone: minutes, to hold a changed rule against real noise
     plot       detection rate against effect (detection.png)
 
 A slowdown is injected as more operators: the baseline is a chain of 100 equal convolutions, the contender has 3, 5
@@ -48,6 +49,8 @@ EFFECTS = {3: 103, 5: 105, 10: 110}
 SIMULATED, LIVE = 1000, 100
 #: How many live trials of each effect.
 TRIALS = {3: 20, 5: 40, 10: 20}
+#: And of 5 % alone.
+AGAIN = 14
 #: On which rounds the other rules judged; rows without it are from when that were the first ten.
 ALL_ROUNDS = "the same rounds"
 GRID = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12)
@@ -55,7 +58,7 @@ GRID = (0.0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.08, 0.10, 0.12)
 
 def main() -> None:
     """Do the parts that were named."""
-    parts = {"record": record, "simulate": simulate, "aa": aa, "power": power, "plot": plot}
+    parts = {"record": record, "simulate": simulate, "aa": aa, "power": power, "power_5": power_5, "plot": plot}
     for name in sys.argv[1:] or parts:
         before = os.getloadavg()[0]
         began = time.monotonic()
@@ -227,6 +230,13 @@ def power() -> dict[str, Any]:
             for effect, contender in files.items():
                 rows[effect] = trials(f"power_{effect}", min(number, TRIALS[effect]), baseline, contender)
     return {"power": [_power(effect, found) for effect, found in rows.items()]}
+
+
+def power_5() -> dict[str, Any]:
+    """Compare with 5 % more operators, live, and with no others."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = file_of(folder, OPERATORS), file_of(folder, EFFECTS[5])
+        return {"power_5": _power(5, trials("power_5", AGAIN, *files))}
 
 
 def _power(effect: int, rows: list[dict[str, Any]]) -> dict[str, Any]:
