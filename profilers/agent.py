@@ -14,6 +14,7 @@ import sys
 import tempfile
 from typing import Any, Callable, Dict, List, Optional
 
+import canary
 import conditions
 import frames
 import infer
@@ -49,6 +50,8 @@ class Agent:
         self._runtimes: Dict[str, Any] = {}
         self._overheads: Dict[str, Dict[str, int]] = {}
         self._references: Dict[str, Reference] = {}
+        #: What is known of the canary on these cores.
+        self._canaries: Dict[str, canary.Known] = {}
         self._conditions = conditions.Board(ROOT, folder)
         self._lock: Any = None
 
@@ -187,7 +190,7 @@ class Agent:
         # What a call costs depends on the runtime and its threads as well as on the tensors.
         known = self._overheads.setdefault("%s %s" % (message["runtime"], message["threads"]), {})
         try:
-            chunk.measure(known, self._reference(runtime, message, chunk.cores))
+            chunk.measure(known, self._reference(runtime, message, chunk.cores), self._canary(chunk.cores))
         except Cancelled:
             self._link.send("done", measured=0, failed=0, measuring_ns=0, cancelled=True)
 
@@ -209,8 +212,11 @@ class Agent:
         options = [order["options"].get(name) for name in ("providers", "fp16", "xnnpack")]
         key = repr([order["runtime"], order["threads"], options, cores])
         if key not in self._references:
-            self._references[key] = Reference(runtime, order, cores, self._release)
+            self._references[key] = Reference(runtime, order, cores, self._release, self._canary(cores))
         return self._references[key]
+
+    def _canary(self, cores: List[int]) -> canary.Known:
+        return self._canaries.setdefault(repr(cores), {})
 
     def _tell_conditions(self, message: Message) -> None:
         self._link.send("conditions", facts=self._conditions.facts(), readings=self._conditions.read_all())

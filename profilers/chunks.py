@@ -10,6 +10,7 @@ import random
 import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
+import canary
 import conditions
 import inputs
 import sampling
@@ -65,6 +66,7 @@ class Chunk:
         self._energy = Energy(link, board, order) if order["energy"] else None
         self._reference: Optional[Reference] = None
         self._unreferenced = ""
+        self._known: canary.Known = {}
         # When the reference model was last read, and how many candidates took their turn since.
         self._referred_at, self._since = clock(), 0
         self.cores: List[int] = []
@@ -81,9 +83,15 @@ class Chunk:
         if order["pin"] and hasattr(os, "sched_getaffinity"):
             self.cores = conditions.choose_cores(int(order["threads"]), sorted(os.sched_getaffinity(0)))
 
-    def measure(self, overheads: Dict[str, int], reference: Optional[Reference]) -> None:
-        """Take the rounds, send what they hold, and say when all is done; children end in any case."""
+    def measure(
+        self, overheads: Dict[str, int], reference: Optional[Reference], known: Optional[canary.Known] = None
+    ) -> None:
+        """Take the rounds, send what they hold, and say when all is done; children end in any case.
+
+        `overheads`, and what is `known` of the canary, are the session's, and learn.
+        """
         self._reference = reference
+        self._known = {} if known is None else known
         spent_ns = reference.spent_ns if reference is not None else 0
         try:
             self._take_rounds(overheads)
@@ -117,6 +125,8 @@ class Chunk:
             taints = conditions.taints(before, after)
             if drift.too_far([one.at_s for one in taken]):
                 taints.append("drifted")
+            if any(self._is_refuted(one.answer) for one in taken):
+                taints.append("disturbed")
             again = bool(taints) and self._retakes < int(self._settings["retakes"])
             for entry, answer, at_s in taken:
                 entry.doubts.update(conditions.doubts(before, after))
@@ -166,6 +176,10 @@ class Chunk:
         late = self._clock() >= self._referred_at + float(self._settings["reference_every_s"])
         return self._reference is not None and (late or self._since >= int(self._settings["chunk"]))
 
+    def _is_refuted(self, answer: Message) -> bool:
+        """Whether a moment was taken for quiet, and by now is known not to have been (R17)."""
+        return canary.is_refuted(answer.get("canary", {}), self._known, self._settings)
+
     def _refer(self) -> Optional[Mark]:
         """Return a reading of the reference model; None where there is none."""
         if self._reference is None:
@@ -192,7 +206,7 @@ class Chunk:
         if not entry.rounds:
             entry.before = reading
         while True:
-            message: Message = {"type": "round", "overheads": {}, "repeats": entry.repeats}
+            message: Message = {"type": "round", "overheads": {}, "repeats": entry.repeats, "canary": self._known}
             deadline_s = float(self._settings["deadline_s"])
             if entry.child is None:
                 entry.child = self._start(entry)
@@ -205,6 +219,7 @@ class Chunk:
                 answer = {"type": "failed", "kind": death.kind, "text": death.text}
             if answer["type"] == "round":
                 self._measuring_ns += answer["measuring_ns"]
+                self._known.update(answer["canary"])
                 if "signature" in answer:
                     overheads[answer["signature"]] = answer["overhead_ns"]
                 return Taken(entry, answer, (start + self._clock()) / 2)
@@ -261,6 +276,7 @@ class Chunk:
             repeats=answer["repeats"],
             warmup_ns=answer["warmup_ns"],
             samples_ns=answer["samples_ns"],
+            aside_ns=answer["aside_ns"],
             scale=scale,
             tainted=taints if again else [],
         )
@@ -273,7 +289,7 @@ class Chunk:
 
     def _final(self, left: List[Entry], last: bool, interleave: bool) -> List[Tuple[Entry, bool]]:
         """Return who needs no more rounds, and whether each is known well enough."""
-        known = [(entry, sampling.is_stable(entry.rounds, self._settings)) for entry in left]
+        known = [(entry, sampling.is_stable(entry.counting, self._settings)) for entry in left]
         return [(entry, stable) for entry, stable in known if last or (stable and not interleave)]
 
     def _conclude(self, entry: Entry, reading: Message, stable: bool) -> bool:

@@ -52,17 +52,23 @@ class Counters:
             except OSError as error:
                 self.missing[name] = error.strerror or str(error)
 
-    def start(self) -> None:
-        """Count from here on."""
+    def begin(self) -> None:
+        """Set to nothing what `end` returns."""
         # Differences, because a reset leaves what threads that have ended have counted.
         self._before = {name: _read(descriptor) for name, descriptor in self._open}
+
+    def start(self) -> None:
+        """Count from here on."""
         for _, descriptor in self._open:
             fcntl.ioctl(descriptor, _ENABLE, 0)
 
-    def stop(self) -> Dict[str, int]:
-        """Stop, and return what was counted since `start`; what was not counted nearly all the time is absent."""
+    def stop(self) -> None:
+        """Count no more, until the next `start`."""
         for _, descriptor in self._open:
             fcntl.ioctl(descriptor, _DISABLE, 0)
+
+    def end(self) -> Dict[str, int]:
+        """Return what was counted since `begin`; what was not counted nearly all the time is absent."""
         found = {}
         for name, descriptor in self._open:
             before, after = self._before[name], _read(descriptor)

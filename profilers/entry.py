@@ -26,6 +26,7 @@ class Entry:
         self.failure: Any = None
         #: The samples of each round that counts, scaled as the board's drift asks [ns].
         self.rounds: List[List[float]] = []
+        self._disturbed: List[bool] = []
         self._sums: Dict[str, Any] = {"switches": 0, "waited_ns": 0, "peak_bytes": 0}
         self._counted: Dict[str, List[float]] = {"instructions": [], "cycles": []}
 
@@ -39,6 +40,7 @@ class Entry:
         """Take a round that counts."""
         self.rounds.append([sample * scale for sample in answer["samples_ns"]])
         self.repeats = answer["repeats"]
+        self._disturbed.append(bool(answer["disturbed"]))
         for key in ("switches", "waited_ns"):
             known = self._sums[key] is not None and answer[key] is not None
             self._sums[key] = self._sums[key] + answer[key] if known else None
@@ -53,8 +55,26 @@ class Entry:
         self.first = {}
         self.repeats = 0
 
+    @property
+    def aside(self) -> List[int]:
+        """The places of rounds that are set aside: disturbed ones, where enough others are there (R17).
+
+        Files that are compared keep all: their rounds are pairs.
+        """
+        disturbed = [place for place, is_disturbed in enumerate(self._disturbed) if is_disturbed]
+        others = len(self.rounds) - len(disturbed)
+        return disturbed if others >= int(self.order["settings"]["rounds_min"]) and not self.order["interleave"] else []
+
+    @property
+    def counting(self) -> List[List[float]]:
+        """The rounds that are not set aside."""
+        aside = self.aside
+        return [samples for place, samples in enumerate(self.rounds) if place not in aside]
+
     def result(self, after: Message, stable: bool) -> Message:
         """Return what the host is told when it is final."""
+        if any(self._disturbed) and not self.aside:
+            self.doubts.add("disturbed")
         doubts = sorted(self.doubts) + ([] if stable else ["unstable"]) + (["retried"] if self.retries else [])
         counted = {key: sampling.median(values) for key, values in self._counted.items() if values}
         told = {"delegate": self.first["delegate"]} if "delegate" in self.first else {}
@@ -66,6 +86,7 @@ class Entry:
             "warm": self.first["warm"],
             "retries": self.retries,
             "doubts": doubts,
+            "aside": self.aside,
             "before": conditions.told(self.before),
             "after": conditions.told(after),
             "during": conditions.between(self.before, after),

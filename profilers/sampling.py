@@ -5,11 +5,13 @@ Each takes the clock as an argument, so that the rules are tested on known times
 
 import itertools
 import math
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Tuple
 
 Run = Callable[[], Any]
 Clock = Callable[[], int]
 Settings = Dict[str, Any]
+#: So many undisturbed samples stand for a round.
+ENOUGH = 5
 
 
 def ns(seconds: float) -> int:
@@ -84,15 +86,54 @@ def warm_again(run: Run, settings: Settings, repeats: int, clock: Clock) -> Tupl
     return times, spent
 
 
-def take_round(run: Run, settings: Settings, repeats: int, clock: Clock) -> List[int]:
-    """Return the samples of one round (R5), each the time of `repeats` runs [ns]."""
-    least = ns(settings["round_s"])
-    samples: List[int] = []
-    spent = 0
-    while len(samples) < settings["round_samples"] or spent < least:
-        samples.append(sample(run, repeats, clock))
-        spent += samples[-1]
-    return samples
+class Round(NamedTuple):
+    """What was sampled in one round.
+
+    samples: what counts, each the time of `repeats` runs [ns], in the order taken.
+    aside: samples in a disturbed moment, where enough others were taken (R17) [ns].
+    disturbed: whether not enough others could be taken, so that all count.
+    spent_ns: how long it took, with what was waited for a quiet moment.
+    """
+
+    samples: List[int]
+    aside: List[int]
+    disturbed: bool
+    spent_ns: int
+
+
+def take_round(
+    run: Run, settings: Settings, repeats: int, clock: Clock, canary: Any = None, counters: Any = None
+) -> Round:
+    """Return the samples of one round (R5); with a canary, of undisturbed moments where there are enough (R17).
+
+    For these a round lasts longer, by what the canary can spare: waiting, and samples that are set aside. `counters`
+    run during samples alone.
+    """
+    least, target = ns(settings["round_s"]), int(settings["round_samples"])
+    taken: List[Tuple[int, bool]] = []
+    quiet = quiet_ns = all_ns = 0
+    start = clock()
+    if canary is not None:
+        canary.begin()
+    while quiet < target or quiet_ns < least:
+        is_quiet = canary is None or canary.wait()
+        if counters is not None:
+            counters.start()
+        took = sample(run, repeats, clock)
+        if counters is not None:
+            counters.stop()
+        is_quiet = canary is None or canary.was_quiet(took, is_quiet)
+        taken.append((took, is_quiet))
+        all_ns += took
+        if is_quiet:
+            quiet, quiet_ns = quiet + 1, quiet_ns + took
+        elif not canary.can_wait and len(taken) >= target and all_ns >= least:
+            break
+    spent = clock() - start
+    if quiet >= min(ENOUGH, target):
+        return Round([took for took, ok in taken if ok], [took for took, ok in taken if not ok], False, spent)
+    canary.forget()
+    return Round([took for took, _ in taken], [], True, spent)
 
 
 def confidence(values: List[float]) -> Tuple[float, float]:

@@ -6,6 +6,7 @@ import resource
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
+import canary
 import inputs
 import sampling
 from counters import Counters
@@ -26,6 +27,7 @@ class Work:
         self._inputs = order.get("inputs")
         self._settings = warmed(order["settings"], runtime, self._options)
         self._session: Any = None
+        self._canary: Optional[canary.Canary] = None
         self._peak_bytes: Optional[int] = None
         self._repeats = 1
         # Before the runtime starts threads: those that are there already would not be counted.
@@ -34,8 +36,8 @@ class Work:
     def answer(self, message: Message) -> Message:
         """Take one round; a failure is an answer, too.
 
-        The message holds `overheads` (known ones, by signature) and, for a child that replaces
-        one that died, `repeats`. One of the type "run" lasts `seconds`, for a look at the power.
+        The message holds `overheads` (known ones, by signature), what is known of the `canary` and, for a child that
+        replaces one that died, `repeats`. One of the type "run" lasts `seconds`, for a look at the power.
         """
         try:
             return self._loop(float(message["seconds"])) if message["type"] == "run" else self._round(message)
@@ -56,6 +58,7 @@ class Work:
         first = self._session is None
         if first:
             found.update(self._open(clock, message["overheads"]))
+            self._canary = canary.beside(self._session, self._settings, clock, message["canary"])
         run = self._session
         switches, waited = _switches(), _waited_ns()
         if first:
@@ -64,17 +67,22 @@ class Work:
             found["warm"] = steady
         else:
             warm, spent = sampling.warm_again(run, self._settings, self._repeats, clock)
-        self._counters.start()
-        samples = sampling.take_round(run, self._settings, self._repeats, clock)
-        counted = self._counters.stop()
-        for name, value in counted.items():
-            found[name] = value / float(self._repeats * len(samples))
+            if self._canary is not None:
+                self._canary.learn(message["canary"])
+        self._counters.begin()
+        taken = sampling.take_round(run, self._settings, self._repeats, clock, self._canary, self._counters)
+        for name, value in self._counters.end().items():
+            found[name] = value / float(self._repeats * (len(taken.samples) + len(taken.aside)))
         found["warmup_ns"] = [int(t) for t in warm]
-        found["samples_ns"] = samples
+        found["samples_ns"] = taken.samples
+        found["aside_ns"] = taken.aside
+        found["disturbed"] = taken.disturbed
+        found["canary"] = self._canary.known if self._canary is not None else {}
         found["repeats"] = self._repeats
-        found["measuring_ns"] += spent + sum(samples)
+        found["measuring_ns"] += spent + taken.spent_ns
         found["switches"] = _difference(switches, _switches())
-        found["waited_ns"] = _difference(waited, _waited_ns())
+        in_round = _difference(waited, _waited_ns())
+        found["waited_ns"] = _share(in_round, spent + sum(taken.samples), spent + taken.spent_ns)
         found["peak_bytes"] = self._peak_bytes
         return found
 
@@ -159,6 +167,11 @@ def pin(cores: List[int]) -> None:
 def _difference(before: Optional[int], after: Optional[int]) -> Optional[int]:
     """Return what was added, or None where either reading is absent."""
     return None if before is None or after is None else max(0, after - before)
+
+
+def _share(whole: Optional[int], part_ns: int, of_ns: int) -> Optional[int]:
+    """Return what falls to a part of the time: what was waited while nothing was measured is no sample's."""
+    return None if whole is None else whole * part_ns // max(1, part_ns, of_ns)
 
 
 def _switches() -> int:

@@ -18,6 +18,7 @@ DOUBTS = frozenset(
     {
         "boards differ",
         "changed",
+        "disturbed",
         "drifted",
         "hot",
         "no energy",
@@ -45,9 +46,10 @@ class Measurement(msgspec.Struct, frozen=True):
     compare (R15), `conditions` what was read before and after. `scales` are what the samples of each
     round are multiplied by for summaries (R14; none: all by 1), `reference_s` is what the reference
     model took on this board when it was in its usual state. `tainted_rounds` are rounds that count
-    for nothing, kept as evidence. `instructions` and `cycles` are per inference, in user space.
-    `energy_j` is per inference, without what the board takes at rest (R16), from `energy_samples`
-    readings of power; None where it was not asked for, or cannot be told. `doubts` are reasons to distrust
+    for nothing, kept as evidence, as are samples of disturbed moments, set `aside_s` (R17). `instructions`
+    and `cycles` are per inference, in user space. `energy_j` is per inference, without what the board takes
+    at rest (R16), from `energy_samples` readings of power; None where it was not asked for, or cannot be
+    told. `doubts` are reasons to distrust
     the row, each one of DOUBTS. Empty or non-positive values raise MeasurementError.
     """
 
@@ -72,6 +74,7 @@ class Measurement(msgspec.Struct, frozen=True):
     scales: tuple[float, ...] = ()
     reference_s: float | None = None
     tainted_rounds: tuple[tuple[float, ...], ...] = ()
+    aside_s: tuple[float, ...] = ()
     instructions: float | None = None
     cycles: float | None = None
     energy_j: float | None = None
@@ -123,6 +126,7 @@ class Measurement(msgspec.Struct, frozen=True):
             rounds=self.rounds + other.rounds,
             scales=scales if any(scale != 1.0 for scale in scales) else (),
             tainted_rounds=self.tainted_rounds + other.tainted_rounds,
+            aside_s=self.aside_s + other.aside_s,
             warmup_s=self.warmup_s + other.warmup_s,
             peak_memory_bytes=max(peaks, default=None),
             fingerprint=other.fingerprint,

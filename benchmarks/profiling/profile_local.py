@@ -1,7 +1,7 @@
 """How much of profiling's wall time is measuring: 100 small networks, all different, by the local agent.
 
 Writes result.json beside itself. Wall time starts before the agent does and ends when it is gone;
-measuring time is what the agent spent inside warm-ups and samples.
+measuring time is what the agent spent inside warm-ups and rounds, waiting for quiet moments (R17) included.
 """
 
 from __future__ import annotations

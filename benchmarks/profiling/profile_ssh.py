@@ -3,7 +3,7 @@
 100 small networks, all different, through an sshd on this machine: at once, with 20 ms of delay each
 way, and, beside it, one connection, one upload, one Python and one `rm` for each of a few candidates.
 Adds `ssh`, `ssh_delay_20ms` and `naive` to result.json. Wall time starts before the connection does
-and ends when the agent is gone; measuring time is what was spent inside warm-ups and samples.
+and ends when the agent is gone; measuring time is what was spent inside warm-ups and rounds.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 After benchmarks/camvid/run.py, whose project it takes by default. Random whole networks that the tables have not
 learned from are measured; searches at random limits are held against measurements of what they found; assembled
 networks are held against sums of block losses. Writes result.json and pictures beside itself; what was measured
-before is not measured again, but for the networks that were found.
+before is not measured again, but for the networks that were found. `--formats` and `--parts` leave the others as they
+were: each part says when, and on what, it was made.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from scipy.optimize import nnls
 
@@ -47,6 +49,7 @@ from qaedge.tables import LatencyTable, LossTable
 
 HERE = Path(__file__).resolve().parent
 NETWORKS, LIMITS = 40, 20
+PARTS = ("latency", "limits", "loss")
 #: Of the limits that are drawn; those of 0 and 1 told how great the margin has to be.
 SEEDS = {"onnx": 2, "tflite": 3}
 #: How often what was found is measured; the middle one counts.
@@ -124,14 +127,17 @@ def limits(held: WholeNetworks, file_format: str, seed: int) -> dict[str, object
     }
 
 
-def latencies(held: WholeNetworks) -> dict[str, object]:
-    """Return how well each format's table predicts what was held out."""
-    found = {}
-    for file_format in FORMATS:
-        checked = check(held.table(file_format), held.space)
-        if checked is not None:
-            found[file_format] = checked
-    return found
+def latency(held: WholeNetworks, file_format: str) -> dict[str, object]:
+    """Return how well a format's table predicts what was held out, and how much of it is doubted."""
+    checked = check(held.table(file_format), held.space)
+    assert checked is not None, "networks were measured"
+    return {**msgspec.to_builtins(checked), **circumstances()}
+
+
+def circumstances() -> dict[str, object]:
+    """Return what it ran on, with which versions, and when."""
+    versions = {name: version_of(name) for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert")}
+    return {"machine": machine(), "versions": versions, "date": datetime.date.today().isoformat()}
 
 
 def losses_by(workspace: Workspace, networks: list[dict[str, Any]]) -> dict[str, object]:
@@ -187,31 +193,37 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=NETWORKS)
     parser.add_argument("--repeat", type=int, default=5, help="loads of each network that is held out")
     parser.add_argument("--as", dest="name", default="", help="put the latencies under this name, and judge no losses")
+    parser.add_argument("--formats", default=",".join(FORMATS), help="those to measure")
+    parser.add_argument("--parts", default=",".join(PARTS), help="those to judge; latency alone needs no distillation")
     parser.add_argument("--anew", action="store_true", help="measure networks that were held out again")
     flags = parser.parse_args()
     workspace = Workspace.open(flags.project)
     device = flags.device or workspace.project.device
     anew = ["--anew"] if flags.anew else []
-    picture = str(HERE / f"predicted{'-' if flags.name else ''}{flags.name}.png")
-    command(
-        flags.project,
-        *("table", "check", "--device", device, "--networks", str(flags.networks), "--repeat", str(flags.repeat)),
-        *("--plot", picture, *anew),
-    )
-    with WholeNetworks(workspace, device) as held:
-        formats = [kind for kind in FORMATS if held.table(kind).rows]
-        made: dict[str, object] = {
-            "latency": latencies(held),
-            "limits": {} if flags.name else {kind: limits(held, kind, SEEDS[kind]) for kind in formats},
-            "machine": machine(),
-            "versions": {name: version_of(name) for name in ("torch", "onnx", "onnxruntime", "ai-edge-litert")},
-            "date": datetime.date.today().isoformat(),
-        }
     path = HERE / "result.json"
-    result = decode_json(path, dict[str, object]) if path.exists() else {}
-    if flags.name:
-        result[flags.name] = {**made, "device": device}
-    else:
+    result: dict[str, Any] = decode_json(path, dict[str, Any]) if path.exists() else {}
+    parts = ["latency"] if flags.name else flags.parts.split(",")
+    formats = flags.formats.split(",")
+    told_by = flags.name or (formats[0] if len(formats) == 1 else "")  # of two formats, `table check` names each
+    picture = str(HERE / f"predicted{'-' if told_by else ''}{told_by}.png")
+    if "latency" in parts:
+        command(
+            flags.project,
+            *("table", "check", "--device", device, "--networks", str(flags.networks), "--repeat", str(flags.repeat)),
+            *("--plot", picture, "--runtime", "both" if len(formats) > 1 else formats[0], *anew),
+        )
+    with WholeNetworks(workspace, device) as held:
+        formats = [kind for kind in formats if held.table(kind).rows]
+        if "latency" in parts:
+            told = {kind: latency(held, kind) for kind in formats}
+            if flags.name:
+                result[flags.name] = {"latency": told, "device": device}
+            else:
+                result["latency"] = {**result.get("latency", {}), **told}
+        if "limits" in parts:
+            kept = {kind: {**limits(held, kind, SEEDS[kind]), **circumstances()} for kind in formats}
+            result["limits"] = {**result.get("limits", {}), **kept}
+    if "loss" in parts:
         for seed, count in JUDGED.items():
             found = command(
                 flags.project,
@@ -219,8 +231,7 @@ def main() -> None:
                 *("--plot", str(HERE / "ranked.png")),
             )
         assert isinstance(found, dict)
-        made["loss"] = {**found, **losses_by(workspace, found["networks"])}
-        result = {**made, **{name: value for name, value in result.items() if name not in made}}
+        result["loss"] = {**found, **losses_by(workspace, found["networks"]), **circumstances()}
     write_json(path, result)
 
 

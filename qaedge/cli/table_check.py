@@ -125,17 +125,23 @@ def run(
     formats = _formats(workspace, name, runtime)
     wanted = dict(itertools.islice(held_out(space, seed), networks))
     tables = {kind: LatencyTable.read(workspace.latency_file(name), name, kind) for kind in formats}
-    lacking = {
-        kind: [key for key in wanted if anew or key not in table.rows or (unstable and _is_shaky(table.rows[key]))]
+    # Rows that stay, by format; those of fewer loads than are asked for are gone on with.
+    stay = {
+        kind: {
+            key: table.rows[key]
+            for key in wanted
+            if not anew and key in table.rows and not (unstable and _is_shaky(table.rows[key]))
+        }
         for kind, table in tables.items()
     }
-    if any(lacking.values()):
+    done = {kind: {key for key, row in rows.items() if row.measurement.loads >= repeat} for kind, rows in stay.items()}
+    if any(wanted.keys() - keys for keys in done.values()):
         with WholeNetworks(workspace, devices, wait_s, quiet) as held:
-            for kind, keys in lacking.items():
-                failed = held.repeat(kind, {key: wanted[key] for key in keys}, repeat)
+            for kind, rows in stay.items():
+                failed = held.repeat(kind, wanted, repeat, rows)
                 if failed:
                     raise MeasurementError(
-                        f"{len(failed)} of {len(keys)} networks were not measured.",
+                        f"{len(failed)} of {len(wanted)} networks were not measured.",
                         "\n".join(f"{one.artifact.name}: {one.error.message}" for one in failed)
                         + "\nThe others are in the table; run the same command again.",
                     )

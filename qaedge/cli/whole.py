@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -17,7 +16,6 @@ from qaedge.cli.rows import measure_rows
 from qaedge.device import Device, load_devices, table_name, with_runtime
 from qaedge.errors import MeasurementError
 from qaedge.layer_bits import LayerBits
-from qaedge.measurement import Measurement
 from qaedge.project import Workspace
 from qaedge.runtime import BOTH
 from qaedge.tables import LatencyRow, LatencyTable
@@ -106,23 +104,34 @@ class WholeNetworks:
                 failed += self._beside_teacher(table, group, own, teacher_s, append or self._store.append)
         return failed
 
-    def repeat(self, file_format: str, networks: Networks, times: int) -> list[Failed]:
-        """Measure networks several times, each time loaded anew, and keep the samples of all; return what failed.
+    def repeat(
+        self, file_format: str, networks: Networks, times: int, begun: Mapping[str, LatencyRow] | None = None
+    ) -> list[Failed]:
+        """Measure networks until each was loaded `times` times, and keep the samples of all; return what failed.
 
-        What a file takes changes by some percent from load to load. A row's conditions tell each load's median.
+        What a file takes changes by some percent from load to load. A row's conditions tell each load's median. It is
+        kept after each load, so that what was interrupted goes on there.
+
+        Args:
+            file_format: of the files.
+            networks: the candidate of each block.
+            times: how often each is loaded.
+            begun: rows to go on from, by key.
         """
-        if times == 1:
-            return self.measure(file_format, networks)
-        rows: dict[str, list[LatencyRow]] = {}
+        rows = dict(begun or {})
+
+        def keep(row: LatencyRow) -> None:
+            rows[row.key] = _with_load(rows[row.key], row) if row.key in rows else row
+            self._store.append(rows[row.key])
+
         failed: list[Failed] = []
-        for _ in range(times):
-            failed += self.measure(file_format, networks, lambda row: rows.setdefault(row.key, []).append(row))
-        for each in rows.values():
-            found = [row.measurement for row in each]
-            joined = functools.reduce(Measurement.with_load, found)
-            told = {**joined.conditions, REPEATED: sorted(one.median_s for one in found)}
-            measurement = msgspec.structs.replace(joined, conditions=told)
-            self._store.append(msgspec.structs.replace(each[0], measurement=measurement))
+        left = dict(networks)
+        while left := {key: n for key, n in left.items() if key not in rows or rows[key].measurement.loads < times}:
+            before = dict(rows)
+            failed += self.measure(file_format, left, keep)
+            left = {
+                key: n for key, n in left.items() if rows.get(key) is not before.get(key)
+            }  # what failed is left out
         return failed
 
     def _beside_teacher(
@@ -177,3 +186,12 @@ def scaled(row: LatencyRow, scale: float) -> LatencyRow:
             doubts=doubts,
         ),
     )
+
+
+def _with_load(row: LatencyRow, new: LatencyRow) -> LatencyRow:
+    """Return a row with the samples of one more load; its conditions tell the median of each."""
+    before = row.measurement
+    joined = before.with_load(new.measurement)
+    times = [*before.conditions.get(REPEATED, [before.median_s]), new.measurement.median_s]
+    told = {**joined.conditions, REPEATED: sorted(float(time) for time in times)}
+    return msgspec.structs.replace(row, measurement=msgspec.structs.replace(joined, conditions=told))

@@ -75,7 +75,7 @@ class AgentSession:
             AgentFailed, DeviceLost, DeviceBusy, ProtocolError.
         """
         self.device = device
-        self.measuring_s = 0.0  # time inside warm-ups and samples, as the agent counted it
+        self.measuring_s = 0.0  # time inside warm-ups and rounds, as the agent counted it
         self._target = target
         self._open = True
         self._host_patience_s = host_patience_s

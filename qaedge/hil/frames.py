@@ -95,8 +95,8 @@ class Refused(msgspec.Struct, frozen=True, tag_field="type", tag="refused"):
 class Samples(msgspec.Struct, frozen=True, tag_field="type", tag="samples"):
     """One round of one candidate; a sample is the time of `repeats` runs, a warm-up the time of one.
 
-    Samples are raw; `scale` is what they are multiplied by for the board's drift. A round that is
-    `tainted` does not count, and comes again under the same number.
+    Samples are raw; those of a disturbed moment, which do not count, are in `aside_ns`. `scale` is what they are
+    multiplied by for the board's drift. A round that is `tainted` does not count, and comes again under its number.
     """
 
     id: Count
@@ -104,12 +104,16 @@ class Samples(msgspec.Struct, frozen=True, tag_field="type", tag="samples"):
     repeats: Annotated[int, msgspec.Meta(ge=1, le=10**7)]
     warmup_ns: list[NanosecondsOrZero]
     samples_ns: Annotated[list[Nanoseconds], msgspec.Meta(min_length=1)]
+    aside_ns: list[Nanoseconds] = []
     scale: Annotated[float, msgspec.Meta(gt=0.5, lt=2.0)] = 1.0
     tainted: list[Text] = []
 
 
 class Measured(msgspec.Struct, frozen=True, tag_field="type", tag="measured"):
-    """A candidate is final: what goes with its rounds."""
+    """A candidate is final: what goes with its rounds.
+
+    Rounds at the places `aside`, among those that are not tainted, do not count either.
+    """
 
     id: Count
     load_ns: Nanoseconds
@@ -130,6 +134,7 @@ class Measured(msgspec.Struct, frozen=True, tag_field="type", tag="measured"):
     cycles: Positive | None = None
     energy: dict[Text, PositiveOrZero] | None = None
     delegate: Text = ""
+    aside: list[Count] = []
 
 
 class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed"):

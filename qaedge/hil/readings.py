@@ -67,8 +67,10 @@ class Readings:
         if unknown:
             raise ProtocolError(f"{device.name} doubts {artifact.name} for a reason that is not known: {unknown[0]!r}.")
         before, after = frames.cleaned(message.before), frames.cleaned(message.after)
-        tainted = [r for r in rounds if r.tainted]
-        rounds = [r for r in rounds if not r.tainted]
+        whole = [r for r in rounds if not r.tainted]
+        aside = [whole[place] for place in message.aside if place < len(whole)]
+        tainted = [r for r in rounds if r.tainted] + aside
+        rounds = [r for r in whole if r not in aside]
         scales = tuple(r.scale for r in rounds)
         energy = self._energy(message)
         measuring_s = sum(sum(r.samples_ns) + sum(r.warmup_ns) * r.repeats for r in rounds) * 1e-9
@@ -81,6 +83,7 @@ class Readings:
             rounds=_seconds(rounds),
             scales=scales if any(scale != 1.0 for scale in scales) else (),
             tainted_rounds=_seconds(tainted),
+            aside_s=tuple(t / r.repeats * 1e-9 for r in whole for t in r.aside_ns),
             repeats=rounds[-1].repeats if rounds else 1,
             warmup_s=tuple(t * 1e-9 for r in rounds for t in r.warmup_ns),
             load_s=message.load_ns * 1e-9,

@@ -18,6 +18,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             many samples agree within this share.
         rewarm_runs, rewarm_s: the short warm-up before each later round.
         round_samples, round_s: the least of a round (R5).
+        canary_s: how long the loop beside each sample takes that tells a disturbed moment (R17) [s].
+        canary_within: a moment is disturbed where that loop takes longer than at its quickest by more than this share.
+        quiet_share: how much time may go, for each second of undisturbed samples, to waiting for such moments and to
+            samples that are set aside; 0: nothing is looked at, and all count.
+        quiet_s: how much of that time a session has at first [s].
         rounds_min, rounds_max: how many rounds (R6).
         rounds_within, confidence_within: when to stop: round medians within this share of each
             other, and the 95 % confidence interval of the median within this share of it (R7).
@@ -58,6 +63,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewarm_s: float = 0.005
     round_samples: int = 10
     round_s: float = 0.05
+    canary_s: float = 2e-5
+    canary_within: float = 0.2
+    quiet_share: float = 4.0
+    quiet_s: float = 5.0
     rounds_min: int = 3
     rounds_max: int = 9
     rounds_within: float = 0.02
@@ -93,7 +102,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Refuse numbers that measure nothing."""
         may_be_zero = {"retries", "memory_limit_bytes", "overhead_s", "rewarm_s", "rewarm_runs", "warmup_s"}
         may_be_zero |= {"temperature_start_c", "temperature_pause_c", "cool_limit_s", "drift_pause_s", "retakes"}
-        may_be_zero |= {"drift_accept"}
+        may_be_zero |= {"drift_accept", "quiet_share", "quiet_s"}
         for field in self.__struct_fields__:
             value = getattr(self, field)
             if isinstance(value, bool | dict | tuple):

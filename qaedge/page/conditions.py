@@ -15,6 +15,7 @@ from qaedge.units import format_seconds
 MEANINGS = {
     "boards differ": "several boards share the table, and this one disagreed with the first by more than 5 %",
     "changed": "governor, clock limits or boot id were not the same before and after",
+    "disturbed": "too few moments were quiet on its core, so that all count",
     "drifted": "the reference model took over 5 % more or less than when the session began",
     "hot": "the device did not cool down in time",
     "no energy": "the power while it ran could not be told from the power at rest",

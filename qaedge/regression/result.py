@@ -23,6 +23,7 @@ PASSING = frozenset({"boot_id", "runtime_version"})
 NOT_JUDGED = SPOILED | {"changed"}
 #: Doubts of a device that did other work, too, and what each means: by that alone a file may differ from itself.
 SHAKEN = {
+    "disturbed": "too few moments were quiet on its core",
     "drifted": "its reference model took over 5 % more or less than at first",
     "waited": "another process had the core for more than 5 % of the time",
 }
@@ -244,11 +245,11 @@ def believed(found: Comparison, *results: Result, in_turn: bool = False) -> Comp
     """Hold a SLOWER or FASTER back that may be the work of others on the device; `held_for` is not empty then.
 
     What differs by more than such work explains stands: the whole interval beyond 50 %, or the threshold. So do files
-    that were measured `in_turn` and waited for their core, in rounds that agree to 2 % all the same.
+    that were measured `in_turn` and waited for their core, or shared it, in rounds that agree to 2 % all the same.
     """
     counted = set(SHAKEN)
     if in_turn and all(result.cv <= QUIET for result in results):
-        counted -= {"waited"}
+        counted -= {"waited", "disturbed"}
     doubts = tuple(sorted({doubt for result in results for doubt in result.doubts} & counted))
     if not doubts or found.verdict not in (Verdict.SLOWER, Verdict.FASTER):
         return found

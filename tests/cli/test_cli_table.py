@@ -106,8 +106,13 @@ def test_held_out_networks_are_measured_once_and_held_against_the_table(project,
 
 
 def test_what_is_measured_several_times_keeps_all_samples_and_tells_each_median(project, qaedge):
+    # What was interrupted, or asked for less, is gone on with.
+    assert qaedge("table", "check", "--networks", "2", "--repeat", "2", "--wait", "4min").status == 0
+    (first, _) = table_of(project).networks(space_of(project), HELD_OUT)
     ran = qaedge("table", "check", "--networks", "3", "--repeat", "3", "--wait", "4min", "--json")
     assert ran.status == 0, ran.err
+    (same, *_) = table_of(project).networks(space_of(project), HELD_OUT)
+    assert same[1].measurement.rounds[: len(first[1].measurement.rounds)] == first[1].measurement.rounds
     found = json.loads(ran.out)
     for _, row in table_of(project).networks(space_of(project), HELD_OUT):
         times = row.measurement.conditions["repeated_s"]

@@ -72,6 +72,7 @@ QUICK = Settings(
     interleaved_rounds=4,
     reference_s=0.005,
     drift_pause_s=0.0,
+    quiet_share=0.0,  # how many rounds count would hang on who else uses this machine
 )
 
 

@@ -1,6 +1,10 @@
 """Measuring real files by the real agent."""
 
 import math
+import os
+import statistics
+import subprocess
+import sys
 
 import msgspec
 import onnx
@@ -153,6 +157,34 @@ def test_pinned_and_with_two_threads(device, target, relu, quick):
         (found,) = results(measure(session, [relu(100_000)], quick, threads=2))
     assert 1 <= len(found.measurement.fingerprint["cores"]) <= 2
     assert found.measurement.threads == 2
+
+
+@pytest.fixture
+def neighbors():
+    """Processes that take each core for a quarter of the time."""
+    code = "import time\nwhile True:\n  end = time.time() + 0.01\n  while time.time() < end: pass\n  time.sleep(0.03)"
+    running = []
+    for core in os.sched_getaffinity(0):
+        process = subprocess.Popen([sys.executable, "-c", code])
+        os.sched_setaffinity(process.pid, {core})
+        running.append(process)
+    yield
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def test_what_was_taken_beside_others_is_set_aside(device, target, relu, quick, neighbors):
+    pinned = msgspec.structs.replace(device, pin=True)
+    patient = msgspec.structs.replace(quick, quiet_share=50.0, round_s=0.1)
+    with AgentSession(pinned, target) as session:
+        (found,) = results(measure(session, [relu(300_000)], patient, threads=1))
+    row = found.measurement
+    assert row.aside_s and "disturbed" not in row.doubts
+    assert statistics.median(row.aside_s) > row.median_s  # another process ran in them, too
+    data = msgspec.json.encode(row)
+    assert msgspec.json.decode(data, type=type(row)) == row
+    assert len(row.with_load(row).aside_s) == 2 * len(row.aside_s)
 
 
 def test_instability_is_marked(session, relu, quick):

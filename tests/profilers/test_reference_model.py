@@ -9,6 +9,7 @@ from chunks import Chunk, Taken
 from reference import Drift, Mark
 
 SETTINGS = {
+    "canary_within": 0.2,
     "chunk": 16,
     "cool_limit_s": 0.0,
     "drift_accept": 0.02,
@@ -80,6 +81,8 @@ def take_chunk(tmp_path, monkeypatch, count, each_s, slow=(0.0, 0.0)):
             "repeats": 1,
             "warmup_ns": [],
             "samples_ns": [100] * 10,
+            "aside_ns": [],
+            "disturbed": False,
             "switches": 0,
             "waited_ns": 0,
             "peak_bytes": 1,
@@ -138,3 +141,10 @@ def test_drift_is_unknown_without_a_reading_at_both_ends():
     assert Drift([None, None], 100.0, SETTINGS).at(5.0) == 0.0
     assert Drift([Mark(0.0, 100.0), far, None], 100.0, SETTINGS).at(10.0) == 0.0
     assert Drift([far], 100.0, SETTINGS).at(10.0) == 0.0
+
+
+def test_a_disturbed_reading_is_none_of_the_board():
+    quiet, busy = Mark(0.0, 101.0), Mark(10.0, 150.0, disturbed=True)
+    assert Drift([quiet, busy], 100.0, SETTINGS).at(9.0) == pytest.approx(0.01)
+    assert Drift([quiet, busy, Mark(20.0, 103.0)], 100.0, SETTINGS).at(10.0) == pytest.approx(0.02)
+    assert Drift([busy, busy], 100.0, SETTINGS).at(9.0) == 0.0

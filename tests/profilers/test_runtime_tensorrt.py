@@ -114,15 +114,17 @@ def test_a_round_is_timed_by_events_after_a_warm_up_that_a_gpu_needs(runtime, fr
         "round_samples": 10,
         "round_s": 0.05,
         "overhead_s": 0.001,
+        "quiet_share": 4.0,
     }
     order = {"threads": 1, "options": {}, "settings": settings}
     candidate = work.Work(runtime, relu(tmp_path / "m.onnx"), order)
-    found = candidate.answer({"type": "round", "overheads": {}})
+    found = candidate.answer({"type": "round", "overheads": {}, "canary": {}})
     assert found["type"] == "round", found
     assert set(found["samples_ns"]) == {3 * fresh.RUN_NS} and found["repeats"] == 3
     assert sum(found["warmup_ns"]) >= 0.5e9 / 3 and found["warm"]
     assert found["overhead_ns"] == fresh.cuda_standin.COPY_NS
-    again = candidate.answer({"type": "round", "overheads": {}})
+    assert found["canary"] == {}, "a GPU shares no core"
+    again = candidate.answer({"type": "round", "overheads": {}, "canary": {}})
     assert set(again["samples_ns"]) == {3 * fresh.RUN_NS}
 
 

@@ -104,10 +104,11 @@ def test_warming_again_is_short():
 @given(st.integers(min_value=1000, max_value=10**9), st.integers(min_value=1, max_value=100))
 def test_a_round_has_enough_samples_and_lasts_long_enough(run_ns, repeats):
     machine = steady(run_ns)
-    samples = sampling.take_round(machine.run, dict(SETTINGS, round_s=run_ns * repeats * 20e-9), repeats, machine.clock)
-    assert len(samples) in (20, 21)  # the product is rounded
-    samples = sampling.take_round(machine.run, dict(SETTINGS, round_s=1e-9), repeats, machine.clock)
-    assert len(samples) == 10
+    taken = sampling.take_round(machine.run, dict(SETTINGS, round_s=run_ns * repeats * 20e-9), repeats, machine.clock)
+    assert len(taken.samples) in (20, 21)  # the product is rounded
+    assert taken.spent_ns == sum(taken.samples) and not taken.aside and not taken.disturbed
+    taken = sampling.take_round(machine.run, dict(SETTINGS, round_s=1e-9), repeats, machine.clock)
+    assert len(taken.samples) == 10
 
 
 @given(st.lists(st.integers(min_value=1, max_value=10**9), min_size=1))
@@ -157,5 +158,5 @@ def test_a_run_that_keeps_its_own_time_is_believed():
 
     machine = steady(7)
     assert sampling.sample(OwnTime(), 5, machine.clock) == 200
-    samples = sampling.take_round(OwnTime(), dict(SETTINGS, round_s=400e-9), 1, machine.clock)
-    assert samples == [40] * 10 and machine.now == 0
+    taken = sampling.take_round(OwnTime(), dict(SETTINGS, round_s=400e-9), 1, machine.clock)
+    assert taken.samples == [40] * 10 and machine.now == 0

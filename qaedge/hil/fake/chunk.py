@@ -293,6 +293,7 @@ class Chunk:
             "repeats": answer["repeats"],
             "warmup_ns": answer["warmup_ns"],
             "samples_ns": answer["samples_ns"],
+            "aside_ns": [],  # a fake board's core is nobody else's (R17)
             "scale": scale,
             "tainted": taints if again else [],
         }
@@ -305,6 +306,7 @@ class Chunk:
             **{key: entry.first[key] for key in ("load_ns", "first_ns", "overhead_ns", "warm")},
             "retries": entry.retries,
             "doubts": doubts,
+            "aside": [],
             "before": entry.before,
             "after": after,
             "during": _rises(entry.before, after),
