@@ -1,7 +1,8 @@
-"""The canary: a short loop of fixed work beside each sample, which tells whether the core was the sample's alone (R17).
+"""The canary: a short loop of fixed work beside each sample, which tells whether the core was its own then (R17).
 
 What shares a core unseen, such as the other thread of the same core on a machine that others rent, too, slows this
-loop as it slows a network; so does a clock that is low. A sample between two quick loops was undisturbed.
+loop as it slows a network; so does a clock that is low. A sample between two quick loops counts. What comes and goes
+within a sample is not seen: the longer a sample, the less this tells.
 """
 
 import itertools
@@ -17,7 +18,9 @@ Known = Dict[str, float]
 #: The first turns warm what the loop needs: a network has emptied the caches.
 _WARM_SHARE = 4
 #: How much slower the quickest reading is taken to be where a whole round saw none near it: clocks may have come down.
-_FORGET = 1.02
+_YIELD = 1.02
+#: At most this share of what a round may take goes to waiting.
+_DEADLINE_SHARE = 0.25
 #: Where nothing is known yet: readings that tell the length of the loop, and the turns that are tried first.
 _FIRST, _FIRST_TURNS = 5, 64
 #: How long is looked for what is quick, at most [s]; it is known for sure where this share of readings was not quick.
@@ -27,7 +30,7 @@ _SEEN = 100
 
 def beside(run: Any, settings: Settings, clock: Clock, known: Optional[Known] = None) -> "Optional[Canary]":
     """Return the canary for samples of `run`; None where none is wanted, or a GPU works, which shares no core."""
-    if not settings["quiet_share"] or hasattr(run, "timed"):
+    if not settings["quiet_share"] or hasattr(run, "timed") or getattr(run, "on_gpu", False):
         return None
     return Canary(settings, clock, known)
 
@@ -46,20 +49,22 @@ class Canary:
         self._within = 1.0 + float(settings["canary_within"])
         self._clock = clock
         self._share = float(settings["quiet_share"])
-        self._turns, self._quickest_ns, self._spare_ns = 0, math.inf, float(settings["quiet_s"]) * 1e9
+        self._most_ns = min(float(settings["quiet_s"]), _DEADLINE_SHARE * float(settings["deadline_s"])) * 1e9
+        self._turns, self._quickest_ns, self._spare_ns = 0, math.inf, self._most_ns
         self.learn(known or {})
         self._last_ns = math.inf
         if not self._turns:
             self._turns = self._turns_for(float(settings["canary_s"]))
             self._look()
         #: After a network the loop may be slower for what the network did: wide vectors lower some clocks for a moment.
-        self._after_ns = math.inf
+        #: The quickest of those readings; 0 before the first, which nothing excuses.
+        self._after_ns = 0.0
 
     def learn(self, known: Known) -> None:
         """Take what other processes of the session have found out since."""
         self._turns = int(known.get("turns", self._turns))
         self._quickest_ns = float(known.get("quickest_ns", self._quickest_ns))
-        self._spare_ns = float(known.get("spare_ns", self._spare_ns))
+        self._spare_ns = min(self._most_ns, float(known.get("spare_ns", self._spare_ns)))
 
     @property
     def known(self) -> Known:
@@ -92,15 +97,15 @@ class Canary:
         What was measured earns time to spare; what was not costs it.
         """
         self._last_ns = self._read()
-        self._after_ns = min(self._after_ns, self._last_ns)
         quiet = before and self._is_quick(self._last_ns, max(self._quickest_ns, self._after_ns))
+        self._after_ns = min(self._after_ns, self._last_ns) if self._after_ns else self._last_ns
         self._spare_ns += self._share * took_ns if quiet else -took_ns
-        self._spare_ns = max(0.0, self._spare_ns)
+        self._spare_ns = min(self._most_ns, max(0.0, self._spare_ns))
         return quiet
 
-    def forget(self) -> None:
+    def yield_some(self) -> None:
         """Say that a whole round was not quick: what is quick here may have changed."""
-        self._quickest_ns *= _FORGET
+        self._quickest_ns *= _YIELD
 
     def _look(self) -> None:
         """Find the quickest reading; both kinds of moments, where there are two, are seen soon."""

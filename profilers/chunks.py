@@ -134,6 +134,8 @@ class Chunk:
                 if again and not entry.rounds and taints != ["drifted"]:
                     entry.start_again()
             left = [entry for entry in left if entry.failure is None]
+            for entry in left:
+                entry.refute(self._known)
             final = [] if again else self._final(left, number == limit, interleave)
             disturbed = any([self._conclude(entry, after, stable) for entry, stable in final])
             left = [entry for entry in left if entry not in [one for one, _ in final]]
@@ -217,6 +219,7 @@ class Chunk:
                 answer: Message = entry.child.ask(self._link, message, deadline_s)
             except Died as death:
                 answer = {"type": "failed", "kind": death.kind, "text": death.text}
+                self._known.update({"spare_ns": 0.0} if self._known else {})  # what it waited it can no longer tell
             if answer["type"] == "round":
                 self._measuring_ns += answer["measuring_ns"]
                 self._known.update(answer["canary"])
@@ -289,7 +292,7 @@ class Chunk:
 
     def _final(self, left: List[Entry], last: bool, interleave: bool) -> List[Tuple[Entry, bool]]:
         """Return who needs no more rounds, and whether each is known well enough."""
-        known = [(entry, sampling.is_stable(entry.counting, self._settings)) for entry in left]
+        known = [(entry, sampling.is_stable(entry.quiet, self._settings)) for entry in left]
         return [(entry, stable) for entry, stable in known if last or (stable and not interleave)]
 
     def _conclude(self, entry: Entry, reading: Message, stable: bool) -> bool:

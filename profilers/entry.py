@@ -2,10 +2,13 @@
 
 from typing import Any, Dict, List, Set
 
+import canary
 import conditions
 import sampling
 
 Message = Dict[str, Any]
+#: What is added up over rounds, and what is a value of each.
+_ADDED, _COUNTED = ("switches", "waited_ns"), ("instructions", "cycles")
 
 
 class Entry:
@@ -26,9 +29,10 @@ class Entry:
         self.failure: Any = None
         #: The samples of each round that counts, scaled as the board's drift asks [ns].
         self.rounds: List[List[float]] = []
+        #: Of each of these rounds: whether it was disturbed, by what was taken for quick then, and what else was told.
         self._disturbed: List[bool] = []
-        self._sums: Dict[str, Any] = {"switches": 0, "waited_ns": 0, "peak_bytes": 0}
-        self._counted: Dict[str, List[float]] = {"instructions": [], "cycles": []}
+        self._canaries: List[canary.Known] = []
+        self._told: List[Message] = []
 
     def end(self) -> None:
         """End the child, if there is one."""
@@ -41,13 +45,14 @@ class Entry:
         self.rounds.append([sample * scale for sample in answer["samples_ns"]])
         self.repeats = answer["repeats"]
         self._disturbed.append(bool(answer["disturbed"]))
-        for key in ("switches", "waited_ns"):
-            known = self._sums[key] is not None and answer[key] is not None
-            self._sums[key] = self._sums[key] + answer[key] if known else None
-        self._sums["peak_bytes"] = answer["peak_bytes"]
-        for key, values in self._counted.items():
-            if key in answer:
-                values.append(answer[key])
+        self._canaries.append(answer["canary"])
+        self._told.append({key: answer[key] for key in (*_ADDED, *_COUNTED, "peak_bytes") if key in answer})
+
+    def refute(self, known: canary.Known) -> None:
+        """Take those rounds for disturbed whose quiet moments are known by now not to have been quiet (R17)."""
+        for place, then in enumerate(self._canaries):
+            if canary.is_refuted(then, known, self.order["settings"]):
+                self._disturbed[place] = True
 
     def start_again(self) -> None:
         """Forget the cold figures, too: they were taken in a round that does not count, and before any that does."""
@@ -66,17 +71,20 @@ class Entry:
         return disturbed if others >= int(self.order["settings"]["rounds_min"]) and not self.order["interleave"] else []
 
     @property
-    def counting(self) -> List[List[float]]:
-        """The rounds that are not set aside."""
-        aside = self.aside
-        return [samples for place, samples in enumerate(self.rounds) if place not in aside]
+    def quiet(self) -> List[List[float]]:
+        """The rounds that were not disturbed."""
+        return [samples for samples, is_disturbed in zip(self.rounds, self._disturbed) if not is_disturbed]  # noqa: B905
 
     def result(self, after: Message, stable: bool) -> Message:
         """Return what the host is told when it is final."""
-        if any(self._disturbed) and not self.aside:
+        aside = self.aside
+        if any(self._disturbed) and not aside:
             self.doubts.add("disturbed")
+        rounds = [told for place, told in enumerate(self._told) if place not in aside]
+        counts = {key: [told[key] for told in rounds if key in told] for key in _COUNTED}
         doubts = sorted(self.doubts) + ([] if stable else ["unstable"]) + (["retried"] if self.retries else [])
-        counted = {key: sampling.median(values) for key, values in self._counted.items() if values}
+        counted = {key: sampling.median(values) for key, values in counts.items() if values}
+        added = {key: None if None in (v := [t[key] for t in rounds]) else sum(v) for key in _ADDED}
         told = {"delegate": self.first["delegate"]} if "delegate" in self.first else {}
         return {
             "id": self.id,
@@ -86,11 +94,12 @@ class Entry:
             "warm": self.first["warm"],
             "retries": self.retries,
             "doubts": doubts,
-            "aside": self.aside,
+            "aside": aside,
             "before": conditions.told(self.before),
             "after": conditions.told(after),
             "during": conditions.between(self.before, after),
-            **self._sums,
+            **added,
+            "peak_bytes": rounds[-1]["peak_bytes"],
             **counted,
             **told,
         }

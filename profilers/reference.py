@@ -52,7 +52,8 @@ class Reference:
         self._deaths = 0
         self._unusable = ""
         self.baseline_ns = 0.0
-        #: What was taken for quick then.
+        #: Whether it was disturbed itself, and what was taken for quick then.
+        self._provisional = False
         self._quick: canary.Known = {}
         self.spent_ns = 0
 
@@ -66,10 +67,17 @@ class Reference:
         if self._unusable:
             raise Unusable(self._unusable)
         if not self.baseline_ns or canary.is_refuted(self._quick, self._known, self._order["settings"]):
-            marks = [self._once(link) for _ in range(_FIRST)]
-            self.baseline_ns = sampling.median([mark.run_ns for mark in marks])
-            self._quick = dict(self._known)
-        return self._once(link)
+            self._set_baseline([self._once(link) for _ in range(_FIRST)])
+        mark = self._once(link)
+        if self._provisional and not mark.disturbed:
+            self._set_baseline([mark])
+        return mark
+
+    def _set_baseline(self, marks: List[Mark]) -> None:
+        """Take the median of undisturbed readings; where there are none, that of all, until there is one."""
+        quiet = [mark.run_ns for mark in marks if not mark.disturbed]
+        self.baseline_ns = sampling.median(quiet or [mark.run_ns for mark in marks])
+        self._provisional, self._quick = not quiet, dict(self._known)
 
     def _once(self, link: Link) -> Mark:
         while True:
@@ -82,6 +90,7 @@ class Reference:
                 self.end()  # or its answer would be taken for the next one
                 raise
             except Died as death:
+                self._known.update({"spare_ns": 0.0} if self._known else {})  # what it waited it can no longer tell
                 self._child = None
                 self._deaths += 1
                 if self._deaths > int(self._order["settings"]["retries"]):
@@ -164,9 +173,10 @@ class Drift:
     def __init__(self, marks: Sequence[Optional[Mark]], baseline_ns: float, settings: Message) -> None:
         """Keep the readings, in the order taken; None where there is no reference model (any more).
 
-        A disturbed one tells of its moment, and not of those in which samples count.
+        A disturbed one tells of its moment, and not of those in which samples count; all of them, of the board.
         """
-        self._marks = [mark for mark in marks if mark is not None and not mark.disturbed]
+        taken = [mark for mark in marks if mark is not None]
+        self._marks = [mark for mark in taken if not mark.disturbed] or taken
         # Without one at both ends nobody knows what lies beyond.
         self._known = len(marks) > 1 and marks[0] is not None and marks[-1] is not None
         self._baseline_ns = baseline_ns
@@ -176,7 +186,7 @@ class Drift:
         """Return how much slower (above 0) or faster the board was at a time between the readings; 0 if unknown."""
         if not self._known or not self._marks:
             return 0.0
-        if len(self._marks) == 1:  # the others were disturbed
+        if len(self._marks) == 1:  # the other ones were disturbed
             return self._marks[0].run_ns / self._baseline_ns - 1.0
         later = next((n for n, mark in enumerate(self._marks) if n and mark.at_s >= at_s), len(self._marks) - 1)
         before, after = self._marks[later - 1], self._marks[later]

@@ -37,7 +37,7 @@ class Session:
     def __init__(self, session: Any, inputs: List[Tensor], binding: Any) -> None:
         """Keep what `load` has made."""
         # A GPU's provider may come back from a run before its outputs are in the processor's memory.
-        self._waits = session.get_providers() != [PROCESSOR]
+        self.on_gpu = session.get_providers() != [PROCESSOR]
         self.inputs = inputs
         self.outputs: List[Tensor] = []
         self._kept: List[Any] = []
@@ -47,7 +47,7 @@ class Session:
     def __call__(self) -> None:
         """Run one inference."""
         self._session.run_with_iobinding(self._binding)
-        if self._waits:
+        if self.on_gpu:
             self._binding.synchronize_outputs()
 
     def settle(self) -> None:

@@ -132,7 +132,7 @@ def take_round(
     spent = clock() - start
     if quiet >= min(ENOUGH, target):
         return Round([took for took, ok in taken if ok], [took for took, ok in taken if not ok], False, spent)
-    canary.forget()
+    canary.yield_some()
     return Round([took for took, _ in taken], [], True, spent)
 
 

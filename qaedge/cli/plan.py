@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qaedge.hil.fleet import Fleet
 
 #: The doubts that `--unstable` asks to have settled.
-SHAKY = frozenset({"unstable", "drifted"})
+SHAKY = frozenset({"unstable", "drifted", "disturbed"})
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def plan(
         space: whose candidates are wanted.
         devices: the boards that are there.
         fleet: their sessions.
-        unstable: measure again, too, what is marked unstable or drifted.
+        unstable: measure again, too, what is marked unstable, drifted or disturbed.
         energy: measure again, too, what has no energy.
         layers: what is measured again where it had other bits.
         loads: of how many loads of its file each row should be.
@@ -119,9 +119,9 @@ def plan(
     forms = _forms(table.format, devices[0], space, fleet)
     wanted = _wanted(space, forms)
     there = {key: table.rows[key] for key in wanted if key in table.rows}
-    other = {key: _changes(row, fleet, devices) for key, row in there.items()}
+    other = {key: changes(row, fleet, devices) for key, row in there.items()}
     # Which cores it is kept on shows only in rows: there, the newest of those that hold decides.
-    other |= table.mixed(key for key, changes in other.items() if not changes)
+    other |= table.mixed(key for key, found in other.items() if not found)
     bits = {key: layers.of_row(key) for key in there}
     rebitted = frozenset(key for key, row in there.items() if bits[key] and bits[key] != row.layer_bits)
     redone = rebitted | {
@@ -163,7 +163,7 @@ def _wanted(space: SearchSpace, forms: dict[int, tuple[str, str]]) -> dict[str, 
     return wanted | {key: forms[max(forms)][0] for key in borders(space)}
 
 
-def _changes(row: LatencyRow, fleet: Fleet, devices: Iterable[Device]) -> tuple[Difference, ...]:
+def changes(row: LatencyRow, fleet: Fleet, devices: Iterable[Device]) -> tuple[Difference, ...]:
     """What differs between the board that a row was measured on as it was, and as it is now (R15).
 
     Nothing, where that board is none of these: a table may hold rows of boards that are not here.

@@ -81,7 +81,7 @@ class Summary(msgspec.Struct, frozen=True):
 
 def run(
     unstable: Annotated[
-        bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable or drifted.")
+        bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable, drifted or disturbed.")
     ] = False,
     repeat: Annotated[
         int,

@@ -74,7 +74,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Which networks are drawn.")] = 0,
     anew: Annotated[bool, typer.Option("--anew", help="Measure again, too, what was measured before.")] = False,
     unstable: Annotated[
-        bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable or drifted.")
+        bool, typer.Option("--unstable", help="Measure again, too, what is marked unstable, drifted or disturbed.")
     ] = False,
     repeat: Annotated[
         int,

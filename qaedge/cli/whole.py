@@ -10,7 +10,7 @@ import msgspec
 
 from qaedge import report
 from qaedge.candidate import Candidate
-from qaedge.cli.plan import plan
+from qaedge.cli.plan import changes, plan
 from qaedge.cli.resolve import need_nn, note_fake, resolve
 from qaedge.cli.rows import measure_rows
 from qaedge.device import Device, load_devices, table_name, with_runtime
@@ -116,9 +116,10 @@ class WholeNetworks:
             file_format: of the files.
             networks: the candidate of each block.
             times: how often each is loaded.
-            begun: rows to go on from, by key.
+            begun: rows to go on from, by key; those of another state of the device, or that were sampled otherwise,
+                are measured from the beginning.
         """
-        rows = dict(begun or {})
+        rows = {key: row for key, row in (begun or {}).items() if row.measurement.loads >= times or self._fits(row)}
 
         def keep(row: LatencyRow) -> None:
             rows[row.key] = _with_load(rows[row.key], row) if row.key in rows else row
@@ -133,6 +134,11 @@ class WholeNetworks:
                 key: n for key, n in left.items() if rows.get(key) is not before.get(key)
             }  # what failed is left out
         return failed
+
+    def _fits(self, row: LatencyRow) -> bool:
+        """Whether samples of now may join a row's: the device is as it was (R15), and so is what is sampled (R17)."""
+        same = row.measurement.settings.get("quiet_share") == self._settings.quiet_share
+        return same and not changes(row, self._fleet, self.devices)
 
     def _beside_teacher(
         self,

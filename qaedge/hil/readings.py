@@ -85,7 +85,7 @@ class Readings:
             tainted_rounds=_seconds(tainted),
             aside_s=tuple(t / r.repeats * 1e-9 for r in whole for t in r.aside_ns),
             repeats=rounds[-1].repeats if rounds else 1,
-            warmup_s=tuple(t * 1e-9 for r in rounds for t in r.warmup_ns),
+            warmup_s=tuple(t * 1e-9 for r in whole for t in r.warmup_ns),
             load_s=message.load_ns * 1e-9,
             first_run_s=message.first_ns * 1e-9,
             overhead_s=message.overhead_ns * 1e-9,

@@ -22,7 +22,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         canary_within: a moment is disturbed where that loop takes longer than at its quickest by more than this share.
         quiet_share: how much time may go, for each second of undisturbed samples, to waiting for such moments and to
             samples that are set aside; 0: nothing is looked at, and all count.
-        quiet_s: how much of that time a session has at first [s].
+        quiet_s: how much of that time there is at first, and at most [s]; never more than a quarter of `deadline_s`.
         rounds_min, rounds_max: how many rounds (R6).
         rounds_within, confidence_within: when to stop: round medians within this share of each
             other, and the 95 % confidence interval of the median within this share of it (R7).

@@ -7,7 +7,7 @@ import conditions
 import pytest
 import sampling
 from entry import Entry
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SETTINGS = {
@@ -15,6 +15,7 @@ SETTINGS = {
     "canary_within": 0.2,
     "quiet_share": 4.0,
     "quiet_s": 5.0,
+    "deadline_s": 60.0,
     "round_samples": 10,
     "round_s": 0.05,
     "rounds_min": 3,
@@ -57,6 +58,7 @@ def test_on_a_quiet_core_nothing_is_waited_for_and_all_counts():
     assert taken.spent_ns < 1.15 * sum(taken.samples)  # here each look at the clock costs a turn of the loop
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.floats(min_value=0.02, max_value=3.0), st.floats(min_value=0.0, max_value=3.0))
 def test_what_counts_on_a_shared_core_is_what_a_quiet_one_takes(quiet_s, shared_s):
     core = shared_in_turns(quiet_s, shared_s)
@@ -82,6 +84,20 @@ def test_a_core_that_is_shared_for_good_is_given_up_and_then_taken_as_it_is():
     assert 5 < sum(disturbed) < 20 and not any(disturbed[-20:])  # it is what is usual there
     assert all(taken.samples and not taken.aside for taken in rounds if taken.disturbed)
     assert core.now - start < 5e9 + 1e9 + 12e9
+
+
+def test_no_round_waits_for_longer_than_it_may_however_long_all_was_quiet():
+    core = shared_in_turns(200.0, 10_000.0)
+    for deadline_s, most_s in ((60.0, 5.0), (8.0, 2.0)):
+        core.now = 0.0
+        hasty = dict(SETTINGS, deadline_s=deadline_s)
+        watch = canary.Canary(hasty, core.clock)
+        while core.now < 199e9:
+            assert not sampling.take_round(core.run, hasty, 1, core.clock, watch).disturbed
+            core.now += 1e9
+        core.now = 200e9
+        taken = sampling.take_round(core.run, hasty, 1, core.clock, watch)
+        assert taken.disturbed and most_s * 1e9 < taken.spent_ns < (most_s + 1) * 1e9
 
 
 def test_a_processor_that_slows_itself_after_a_network_is_no_disturbance():
@@ -116,14 +132,17 @@ def test_a_gpu_and_who_does_not_ask_for_it_have_none():
 
     core = Core(lambda now: False)
     assert canary.beside(OnGpu(), SETTINGS, core.clock) is None
+    assert canary.beside(type("Cuda", (), {"on_gpu": True})(), SETTINGS, core.clock) is None
     assert canary.beside(core.run, dict(SETTINGS, quiet_share=0.0), core.clock) is None
     assert canary.beside(core.run, SETTINGS, core.clock) is not None
 
 
-def told(entry, disturbed):
-    for is_disturbed in disturbed:
-        answer = {"samples_ns": [100] * 10, "repeats": 1, "switches": 0, "waited_ns": 0, "peak_bytes": 1}
-        entry.add({**answer, "disturbed": is_disturbed}, 1.0)
+def told(entry, disturbed, quickest_ns=()):
+    for place, is_disturbed in enumerate(disturbed):
+        answer = {"samples_ns": [100] * 10, "repeats": 1, "switches": 0, "peak_bytes": 1, "cycles": 5.0 + is_disturbed}
+        known = {"quickest_ns": quickest_ns[place]} if quickest_ns else {}
+        entry.add({**answer, "disturbed": is_disturbed, "waited_ns": int(is_disturbed), "canary": known}, 1.0)
+        entry.refute(known)
     entry.first = {"load_ns": 1, "first_ns": 1, "overhead_ns": 1, "warm": True}
     return entry.result({}, True)
 
@@ -143,3 +162,12 @@ def test_disturbed_rounds_are_set_aside_where_enough_others_are_there(
     monkeypatch.setattr(conditions, "between", lambda before, after: {})
     found = told(Entry(1, "x", None, {"settings": SETTINGS, "interleave": interleave}), disturbed)
     assert (found["aside"], found["doubts"]) == (aside, doubts)
+    assert found["waited_ns"] == sum(disturbed) - len(aside), "what is set aside has waited for itself"
+    assert found["cycles"] == 5.0
+
+
+def test_rounds_taken_for_quiet_are_disturbed_when_it_turns_out_what_quiet_is(monkeypatch):
+    monkeypatch.setattr(conditions, "between", lambda before, after: {})
+    entry = Entry(1, "x", None, {"settings": SETTINGS, "interleave": False})
+    found = told(entry, [False] * 5, [150.0, 150.0, 110.0, 100.0, 100.0])
+    assert found["aside"] == [0, 1] and found["doubts"] == [] and len(entry.quiet) == 3

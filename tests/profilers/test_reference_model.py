@@ -7,6 +7,7 @@ import conditions
 import pytest
 from chunks import Chunk, Taken
 from reference import Drift, Mark
+from reference import Reference as RealReference
 
 SETTINGS = {
     "canary_within": 0.2,
@@ -83,6 +84,7 @@ def take_chunk(tmp_path, monkeypatch, count, each_s, slow=(0.0, 0.0)):
             "samples_ns": [100] * 10,
             "aside_ns": [],
             "disturbed": False,
+            "canary": {},
             "switches": 0,
             "waited_ns": 0,
             "peak_bytes": 1,
@@ -147,4 +149,25 @@ def test_a_disturbed_reading_is_none_of_the_board():
     quiet, busy = Mark(0.0, 101.0), Mark(10.0, 150.0, disturbed=True)
     assert Drift([quiet, busy], 100.0, SETTINGS).at(9.0) == pytest.approx(0.01)
     assert Drift([quiet, busy, Mark(20.0, 103.0)], 100.0, SETTINGS).at(10.0) == pytest.approx(0.02)
-    assert Drift([busy, busy], 100.0, SETTINGS).at(9.0) == 0.0
+    # Where all are, the board itself may be slower: nobody can tell, and R14 asks for another look.
+    assert Drift([busy, busy], 100.0, SETTINGS).too_far([9.0])
+
+
+def test_a_baseline_of_disturbed_readings_lasts_until_there_is_another(monkeypatch):
+    marks = iter(
+        [Mark(0.0, 150.0, True)] * 4  # a baseline, and a reading
+        + [Mark(1.0, 101.0)]  # the baseline from here on
+        + [Mark(2.0, 150.0, True), Mark(3.0, 100.0)]
+    )
+    monkeypatch.setattr(RealReference, "_once", lambda self, link: next(marks))
+    settings = {"settings": {"deadline_s": 1.0, "canary_within": 0.2}}
+    real = RealReference(None, settings, [], lambda: None, {})
+    found = []
+    for _ in range(4):
+        real.read(None)
+        found.append(real.baseline_ns)
+    assert found == [150.0, 101.0, 101.0, 101.0]
+    # Some of the first readings are enough.
+    marks = iter([Mark(0.0, 150.0, True), Mark(0.0, 100.0), Mark(0.0, 150.0, True), Mark(0.0, 102.0)])
+    other = RealReference(None, settings, [], lambda: None, {})
+    assert other.read(None).run_ns == 102.0 and other.baseline_ns == 100.0

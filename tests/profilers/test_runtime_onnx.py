@@ -133,7 +133,7 @@ def test_outputs_of_a_gpu_are_waited_for(providers, calls):
 def test_waiting_for_outputs_gives_the_same_on_the_processor(tmp_path):
     x = np.array([[-1.0, 2.0]], np.float32)
     session = runtime_onnx.load(relu(tmp_path / "m.onnx", [1, 2]), 1, {}, {"x": x})
-    session._waits = True  # the call exists, and works with outputs in the processor's memory
+    session.on_gpu = True  # the call exists, and works with outputs in the processor's memory
     session()
     session.settle()
     session()
