@@ -100,7 +100,7 @@ def within(problem: Problem, margins: Mapping[str, Margin], solve: Solve) -> Opt
     try:
         found = solve(_relaxed(problem, limited, start))
     except Infeasible as error:
-        raise _told(error, problem, limited, start) from error
+        raise _told(_without_margin(problem, solve) or error, problem, limited, start) from error
     boxes = [(found.bound, next(order), start, found)]
     best: Optimum | None = None
     looked = 0
@@ -174,6 +174,15 @@ def _relaxed(problem: Problem, margins: Mapping[str, Margin], box: _Box) -> Prob
                 for block, values in zip(blocks, margin.variances, strict=True)
             ]
     return Problem(tuple(blocks), base, tuple(constraints), problem.borders)
+
+
+def _without_margin(problem: Problem, solve: Solve) -> Infeasible | None:
+    """Return why there is no network where the limits are missed without any margin, too: they are what was asked."""
+    try:
+        solve(problem)
+    except Infeasible as error:
+        return error
+    return None
 
 
 def _told(error: Infeasible, problem: Problem, margins: Mapping[str, Margin], box: _Box) -> Infeasible:

@@ -86,6 +86,16 @@ def test_what_is_infeasible_only_with_the_margin_says_so():
         within(problem, margins, optimum)
 
 
+def test_a_limit_that_nothing_keeps_is_named_as_it_was_asked_for():
+    problem, margins = drawn(3, 0.0)
+    problem = msgspec.structs.replace(problem, base={METRIC: 1.0}, constraints=(Constraint(METRIC, 1e-6),))
+    with pytest.raises(Infeasible) as plain:
+        optimum(problem)
+    with pytest.raises(Infeasible, match="margin") as told:
+        within(problem, margins, optimum)
+    assert told.value.message == plain.value.message and told.value.miss == plain.value.miss
+
+
 def test_a_limit_less_its_margin():
     problem, margins = drawn(5, 0.1)
     network = next(iter(every(problem)))
