@@ -23,6 +23,9 @@ if "QAEDGE_LOCKS" not in os.environ:
     os.environ["QAEDGE_LOCKS"] = tempfile.mkdtemp(prefix="qaedge-locks-")
     atexit.register(shutil.rmtree, os.environ["QAEDGE_LOCKS"], ignore_errors=True)
 
+# Two runs of the tests keep each other from quiet moments all the time; few are worth waiting for.
+os.environ.setdefault("QAEDGE_QUIET_S", "0.2")
+
 # Shapes in signatures are checked in the tests alone, and only where no module is traced by
 # torch.fx, whose proxies are no tensors.
 _CHECKED = ["qaedge.nn.data", "qaedge.nn.metrics", "qaedge.nn.teacher"]

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
+import math
+import os
+
 import msgspec
 
 from qaedge.device import Device
 from qaedge.errors import UsageError
+
+#: The environment may say how long is waited for a quiet moment: a machine of CI is always busy, and time is short.
+QUIET_S = "QAEDGE_QUIET_S"
+
+
+def _quiet_s() -> float:
+    """Return 5 s, or what QAEDGE_QUIET_S says; raise UsageError where that is no time."""
+    text = os.environ.get(QUIET_S, "5")
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UsageError(f"{QUIET_S} is {text!r}.", "It is a number of seconds, such as 5 or 0.")
+    return seconds
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -22,7 +40,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         canary_within: a moment is disturbed where that loop takes longer than at its quickest by more than this share.
         quiet_share: how much time may go, for each second of undisturbed samples, to waiting for such moments and to
             samples that are set aside; 0: nothing is looked at, and all count.
-        quiet_s: how much of that time there is at first, and at most [s]; never more than a quarter of `deadline_s`.
+        quiet_s: how much of that time there is at first, and at most [s]; never more than a quarter of `deadline_s`;
+            without it what QAEDGE_QUIET_S says, or 5 s.
         rounds_min, rounds_max: how many rounds (R6).
         rounds_within, confidence_within: when to stop: round medians within this share of each
             other, and the 95 % confidence interval of the median within this share of it (R7).
@@ -66,7 +85,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     canary_s: float = 2e-5
     canary_within: float = 0.2
     quiet_share: float = 4.0
-    quiet_s: float = 5.0
+    quiet_s: float = msgspec.field(default_factory=_quiet_s)
     rounds_min: int = 3
     rounds_max: int = 9
     rounds_within: float = 0.02

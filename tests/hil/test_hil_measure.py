@@ -176,7 +176,7 @@ def neighbors():
 
 def test_what_was_taken_beside_others_is_set_aside(device, target, relu, quick, neighbors):
     pinned = msgspec.structs.replace(device, pin=True)
-    patient = msgspec.structs.replace(quick, quiet_share=50.0, round_s=0.1)
+    patient = msgspec.structs.replace(quick, quiet_share=50.0, quiet_s=5.0, deadline_s=60.0, round_s=0.1)
     with AgentSession(pinned, target) as session:
         (found,) = results(measure(session, [relu(300_000)], patient, threads=1))
     row = found.measurement
@@ -207,6 +207,17 @@ def test_open_session_on_this_machine(monkeypatch, private, device, nothing_left
         assert session.hello.arch and session.hello.cores >= 1
         assert isinstance(session.hello.cpu_flags, frozenset)
     nothing_left()
+
+
+def test_the_environment_may_say_how_long_quiet_moments_are_waited_for(monkeypatch):
+    monkeypatch.delenv("QAEDGE_QUIET_S", raising=False)
+    assert Settings().quiet_s == 5.0
+    monkeypatch.setenv("QAEDGE_QUIET_S", "0.5")
+    assert Settings().quiet_s == 0.5
+    for text in ("soon", "-1", "nan", ""):
+        monkeypatch.setenv("QAEDGE_QUIET_S", text)
+        with pytest.raises(UsageError, match="QAEDGE_QUIET_S"):
+            Settings()
 
 
 def test_temperatures_are_the_devices_unless_set(device):
