@@ -55,7 +55,7 @@ def test_rows_of_another_runtime_or_provider_are_of_another_state(file):
 
         def changes(row, device=device):
             session.device = device
-            return [str(change) for change in plan._changes(row, fleet, [device])]
+            return [str(change) for change in plan.changes(row, fleet, [device])]
 
         assert changes(row) == []
         other = msgspec.structs.replace(
