@@ -23,7 +23,7 @@ from profile_local import export
 
 from qaedge.artifact import Artifact
 from qaedge.device import load_device
-from qaedge.files import write_json
+from qaedge.files import decode_json, write_json
 from qaedge.hil.profile import Failed, Measured, Settings, measure, open_session
 from qaedge.measurement import Measurement
 
@@ -85,7 +85,9 @@ def main() -> None:
                 print(f"{number + 1}/{flags.sessions} {way}: {found[way][-1][1]:.0f} s", file=sys.stderr)
     result = {way: told(sessions) for way, sessions in found.items()}
     result |= {"files": FILES, "sessions": flags.sessions, "machine": machine()}
-    write_json(HERE / "result.json", {**result, "date": datetime.date.today().isoformat()})
+    path = HERE / "result.json"
+    known = decode_json(path, dict[str, Any]) if path.exists() else {}  # of tables.py
+    write_json(path, {**known, **result, "date": datetime.date.today().isoformat()})
     for way in WAYS:
         print(f"{way}: medians change by {100 * result[way]['cv_median']:.1f} %, {result[way]['seconds']:.0f} s")
 

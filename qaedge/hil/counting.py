@@ -25,7 +25,7 @@ LEAST = 0.005
 #: A count takes no long rounds, and no reference model: clocks do not matter to it.
 SETTINGS = Settings(
     interleaved_rounds=1, warmup_s=0.0, warmup_limit_s=0.01, round_s=0.005, round_samples=5, overhead_s=0.0,
-    reference=False,
+    reference=False, quiet_share=0.0, quiet_s=0.0,
 )  # fmt: skip
 
 
