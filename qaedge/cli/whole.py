@@ -130,9 +130,8 @@ class WholeNetworks:
         while left := {key: n for key, n in left.items() if key not in rows or rows[key].measurement.loads < times}:
             before = dict(rows)
             failed += self.measure(file_format, left, keep)
-            left = {
-                key: n for key, n in left.items() if rows.get(key) is not before.get(key)
-            }  # what failed is left out
+            # What failed has no new row, and is not tried again.
+            left = {key: n for key, n in left.items() if rows.get(key) is not before.get(key)}
         return failed
 
     def _fits(self, row: LatencyRow) -> bool:
