@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
+from qaedge.files import decode_json
+from qaedge.interplay import POWER, Interplay
 from qaedge.space import SearchSpace
 from qaedge.store import Store
 
@@ -22,9 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     Array: TypeAlias = npt.NDArray[np.float64]
-
-#: What single divergences are raised to before they are summed: of several blocks, one that is bad hides the others.
-POWER = 0.5
 
 
 class InfluenceRow(msgspec.Struct, frozen=True):
@@ -47,20 +46,34 @@ class InfluenceRow(msgspec.Struct, frozen=True):
 
 
 class Influence(msgspec.Struct, frozen=True):
-    """Of each block, the divergence [nat] of each candidate that took its place, and its block loss then, in float."""
+    """Of each block, the divergence [nat] of each candidate that took its place, and its block loss then, in float.
+
+    `interplay` tells how they add up in networks; None: by their square roots.
+    """
 
     blocks: dict[str, dict[str, tuple[float, float]]]
+    interplay: Interplay | None = None
 
     @staticmethod
-    def of(rows: Iterable[InfluenceRow], space: SearchSpace) -> Influence | None:
-        """Index the rows, the last of a candidate counts; None where a block with a choice has none."""
+    def read(loss_file: Path, space: SearchSpace) -> Influence | None:
+        """Return what lies beside a loss table; None where a block with a choice has no row. Raises InvalidFile."""
+        path = interplay_file(loss_file)
+        interplay = decode_json(path, Interplay, hint="Delete it and run: qaedge distill") if path.exists() else None
+        return Influence.of(influence_rows(loss_file).rows(), space, interplay)
+
+    @staticmethod
+    def of(rows: Iterable[InfluenceRow], space: SearchSpace, interplay: Interplay | None = None) -> Influence | None:
+        """Index the rows, the last of a candidate counts; None where a block with a choice has none.
+
+        An interplay that ranks networks no better than the sum of roots is not used.
+        """
         found: dict[str, dict[str, tuple[float, float]]] = {}
         for row in rows:
             found.setdefault(row.block, {})[row.spec] = (row.loss, row.divergence)
         for block in space.blocks:
             if block.name not in found and not all(candidate.spec.is_own for candidate in block.candidates):
                 return None
-        return Influence(found)
+        return Influence(found, interplay if interplay is not None and interplay.is_better else None)
 
     def divergences(self, block: str, specs: Sequence[str], float_losses: Array, losses: Array) -> Array:
         """Return what candidates of a block, alone in the teacher, let its classes diverge [nat, n].
@@ -84,8 +97,20 @@ class Influence(msgspec.Struct, frozen=True):
 
     def scores(self, block: str, specs: Sequence[str], float_losses: Array, losses: Array) -> Array:
         """Return what a search sums over the blocks; see `divergences`."""
-        scores: Array = self.divergences(block, specs, float_losses, losses) ** POWER
+        found = self.divergences(block, specs, float_losses, losses)
+        if self.interplay is not None:
+            return self.interplay.scores(block, specs, found)
+        scores: Array = found**POWER
         return scores
+
+
+def singles(rows: Iterable[InfluenceRow], space: SearchSpace) -> dict[str, dict[str, float]]:
+    """Return block -> candidate -> divergence alone in the teacher, in float [nat]; the teacher's own has none."""
+    found = {block.name: {str(c.spec): 0.0 for c in block.candidates if c.spec.is_own} for block in space.blocks}
+    for row in rows:
+        if row.block in found:
+            found[row.block][row.spec] = row.divergence
+    return found
 
 
 def _curve(points: list[tuple[float, float]]) -> tuple[Array, Array]:
@@ -100,6 +125,11 @@ def _curve(points: list[tuple[float, float]]) -> tuple[Array, Array]:
     slope = rising[-1] / x[-1] if x[-1] > 0 else 1.0
     beyond = max(10 * x[-1], 10.0)
     return np.array([0.0, *x, beyond]), np.array([0.0, *rising, rising[-1] + slope * (beyond - x[-1])])
+
+
+def interplay_file(loss_file: Path) -> Path:
+    """Return where the fit to drawn networks lies."""
+    return loss_file.with_name("interplay.json")
 
 
 def influence_rows(loss_file: Path) -> Store[InfluenceRow]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from qaedge.files import write_json
-from qaedge.nn.influence import divergence
+from qaedge.nn.divergence import Divergence
 from qaedge.nn.library import load_candidate
 from qaedge.nn.student import open_splits
 from qaedge.nn.teacher import load_teacher, with_blocks
@@ -33,10 +33,7 @@ def main() -> None:
     space = SearchSpace.load(workspace.space_json)
     table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
     train, _ = open_splits(workspace)
-    chosen = np.linspace(0, len(train) - 1, IMAGES).astype(int)
-    images = train.preprocess(np.stack([train.image(int(i)) for i in chosen]))
-    with torch.no_grad():
-        wanted = [teacher.module(image[None]).log_softmax(1) for image in images]
+    divergence = Divergence(teacher, train, IMAGES)
     rows = []
     for block in space.blocks:
         losses = sorted(
@@ -47,7 +44,7 @@ def main() -> None:
         picked = [useful[int(i)] for i in np.unique(np.linspace(0, len(useful) - 1, PER_BLOCK).astype(int))]
         for loss, candidate in picked:
             module = load_candidate(workspace, space, teacher, block.name, candidate.spec)
-            found = divergence(with_blocks(teacher, {block.name: module}).eval(), images, wanted)
+            found = divergence.of(with_blocks(teacher, {block.name: module}).eval(), str(candidate.spec))
             rows.append({"block": block.name, "spec": str(candidate.spec), "block_loss": loss, "divergence": found})
             print(f"{block.name:8} block loss {loss:.4f} divergence {found:.5f}", flush=True)
     powers = {}
@@ -63,7 +60,7 @@ def main() -> None:
             "rows": rows,
             "power": powers,
             "median_power": median,
-            "images": IMAGES,
+            "images": divergence.images,
             "torch": str(torch.__version__),
             "date": datetime.date.today().isoformat(),
         },

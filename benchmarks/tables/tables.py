@@ -24,18 +24,18 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from scipy.optimize import nnls
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from machine import machine, version_of
 
 from qaedge import cli
+from qaedge.cli.loss_check import HARM
 from qaedge.cli.search import MARGIN
 from qaedge.cli.table_check import check
 from qaedge.cli.whole import WholeNetworks
 from qaedge.errors import Infeasible
 from qaedge.files import decode_json, write_json
-from qaedge.influence import POWER, Influence, influence_rows
+from qaedge.influence import Influence
 from qaedge.metric import latency_on
 from qaedge.network_key import network_key, places_of
 from qaedge.probes import held_out
@@ -54,10 +54,8 @@ PARTS = ("latency", "limits", "loss")
 SEEDS = {"onnx": 2, "tflite": 3}
 #: How often what was found is measured; the middle one counts.
 TURNS = 3
-#: Seed -> how many networks are judged. The root that `qaedge.influence` takes was chosen on the first.
+#: Seed -> how many networks are judged. No fit has seen any of them.
 JUDGED = {0: 60, 1: 40}
-#: How strongly fitted weights of blocks are drawn to each other.
-RIDGE = 0.3
 
 
 @contextmanager
@@ -82,7 +80,7 @@ def limits(held: WholeNetworks, file_format: str, seed: int) -> dict[str, object
     """Search at random limits, measure what was found, and count what keeps its limit."""
     workspace, space, table = held.workspace, held.space, held.table(file_format)
     losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
-    influence = Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
+    influence = Influence.read(workspace.loss_file(space.origin), space)
     problem = build_problem(space, losses, {held.name: table}, z=MARGIN, influence=influence)
     metric = latency_on(held.name)
     teacher = problem.teacher[metric]
@@ -141,47 +139,31 @@ def circumstances() -> dict[str, object]:
 
 
 def losses_by(workspace: Workspace, networks: list[dict[str, Any]]) -> dict[str, object]:
-    """Return Kendall's tau of what search sums, of all, and of the networks of each seed; and with fitted weights.
-
-    Weights of blocks are fitted to the divergence of half of the networks, and judged on the other half.
-    """
+    """Return Kendall's tau of each sum with what is lost, of the networks of each seed; and how the harm is summed."""
     space = SearchSpace.load(workspace.space_json)
-    table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
-    influence = Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
+    influence = Influence.read(workspace.loss_file(space.origin), space)
     assert influence is not None, "distill tells it"
-    features = []
-    for each in networks:
-        places = map(int, each["network"].split("-"))
-        rows = [table.row(block.name, block.candidates[at]) for block, at in zip(space.blocks, places, strict=True)]
-        features.append(
-            [float(influence.scores(r.block, [r.spec], np.array([r.float_loss]), np.array([r.loss]))[0]) for r in rows]
-        )
-    x = np.array(features)
-    lost = {
-        "divergence": np.array([each["divergence"] for each in networks]),
-        "miou": np.array([-each["miou"] for each in networks]),
-    }
     seeds = {}
     for seed, count in JUDGED.items():
         names = {"-".join(map(str, places_of(space, n))) for _, n in itertools.islice(held_out(space, seed), count)}
-        mine = np.array([each["network"] in names for each in networks])
-        seeds[str(seed)] = {"n": int(mine.sum())} | {
-            name: kendall_tau(x[mine].sum(1).tolist(), values[mine].tolist()) for name, values in lost.items()
-        }
-    halves, fitted = np.arange(len(x)) % 2 == 0, np.zeros(len(x))
-    for half in (halves, ~halves):
-        target = lost["divergence"][half] ** POWER
-        scale = np.sqrt(((x[half] / target[:, None]) ** 2).sum(0)) + 1e-12
-        prior = RIDGE * scale * float(np.median(target / x[half].sum(1)))
-        weights, _ = nnls(
-            np.vstack([x[half] / target[:, None], np.diag(RIDGE * scale)]), np.concatenate([np.ones(half.sum()), prior])
-        )
-        fitted[~half] = x[~half] @ weights
+        seeds[str(seed)] = {"n": len(names)} | _taus([each for each in networks if each["network"] in names])
+    every = _taus(networks)
+    harm = every[HARM]
     return {
-        "kendall_tau": kendall_tau(x.sum(1).tolist(), lost["miou"].tolist()),
-        "kendall_tau_divergence": kendall_tau(x.sum(1).tolist(), lost["divergence"].tolist()),
+        "kendall_tau": harm["miou"],
+        "kendall_tau_divergence": harm["divergence"],
+        "summed": every,
         "seeds": seeds,
-        "fitted_weights": {name: kendall_tau(fitted.tolist(), values.tolist()) for name, values in lost.items()},
+        "interplay": msgspec.to_builtins(influence.interplay),
+    }
+
+
+def _taus(networks: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
+    """Return sum -> what is lost -> Kendall's tau."""
+    lost = {name: [sign * each[name] for each in networks] for name, sign in (("divergence", 1), ("miou", -1))}
+    return {
+        summed: {name: kendall_tau([each["sums"][summed] for each in networks], lost[name]) for name in lost}
+        for summed in networks[0]["sums"]
     }
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from qaedge import report
 from qaedge.cli import options
 from qaedge.cli.resolve import need_nn, resolve
 from qaedge.cli.steps import show_steps, steps_of
+from qaedge.files import write_json
 from qaedge.gains import StepGain
+from qaedge.influence import influence_rows, interplay_file, singles
+from qaedge.interplay import Interplay, fit_interplay, interplay_rows
 from qaedge.project import Workspace
+from qaedge.space import SearchSpace
 from qaedge.tables import LossTable
 
 EXAMPLES = ("qaedge distill", "qaedge distill --project examples/camvid/qaedge.toml --quiet")
@@ -27,22 +33,27 @@ class BlockRow(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """What the loss table holds of the space: by block, and what each step of quantization gains, by scheme."""
+    """What the loss table holds of the space: by block, and what each step of quantization gains, by scheme.
+
+    `interplay` is how harms of blocks add up, where enough networks were drawn to tell.
+    """
 
     blocks: tuple[BlockRow, ...]
     steps: tuple[StepGain, ...]
+    interplay: Interplay | None = None
 
 
 def run(project: options.Project = None, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Distill the candidates of the space against the teacher's blocks.
 
     Each is trained alone, quantized, and scored as it will be deployed. Then some take their block's place in the
-    teacher, one at a time, which tells how much a block's loss matters to the whole network. What has a row in the loss
-    table already is not done again; stop it at any time.
+    teacher, one at a time, which tells how much a block's loss matters to the whole network, and networks of candidates
+    drawn at random tell how that adds up. What has a row already is not done again; stop it at any time.
     """
     need_nn()
     from qaedge.nn.influence import measure_influence
-    from qaedge.nn.library import fill_library, missing_tasks
+    from qaedge.nn.interplay import measure_interplay
+    from qaedge.nn.library import distilling, fill_library, missing_tasks
     from qaedge.nn.student import open_splits
 
     workspace = Workspace.open(project)
@@ -57,10 +68,16 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
     report.note(f"{total - missing} of {total} rows are there; {missing} to go.", quiet)
     for _ in report.progress(fill_library(workspace, teacher, space), "distilling", quiet):
         pass
-    weighed = measure_influence(workspace, teacher, space, open_splits(workspace)[0])
-    for _ in report.progress(weighed, "replacing blocks of the teacher", quiet):
-        pass
-    table = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
+    loss_file, (train, _) = workspace.loss_file(space.origin), open_splits(workspace)
+    with distilling(loss_file):  # two at once would do the same networks
+        weighed = measure_influence(workspace, teacher, space, train)
+        for _ in report.progress(weighed, "replacing blocks of the teacher", quiet):
+            pass
+        together = measure_interplay(workspace, teacher, space, train)
+        for _ in report.progress(together, "putting candidates together", quiet):
+            pass
+        interplay = _fitted(loss_file, space)
+    table = LossTable(LossTable.store(loss_file).rows())
     rows = []
     for block in space.blocks:
         losses = sorted(table.row(block.name, c).loss for c in block.candidates)
@@ -68,7 +85,7 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         rows.append(BlockRow(block.name, len(losses), losses[0], losses[len(losses) // 2], losses[-1], own))
     steps = steps_of(space, table)
     if as_json:
-        report.json_out(Summary(tuple(rows), tuple(steps)))
+        report.json_out(Summary(tuple(rows), tuple(steps), interplay))
         return
     report.table(
         ("block", ">rows", ">least loss", ">median", ">greatest", ">teacher's own, quantized"),
@@ -79,3 +96,19 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         title="Block losses after quantization (0: the teacher's features, 1: only their mean)",
     )
     show_steps(steps)
+    if interplay is not None:
+        report.line(
+            f"{interplay.networks} networks of candidates drawn at random: Kendall's tau of their divergence from the "
+            f"teacher with summed harm is {interplay.plain_tau:.2f}, and {interplay.tau:.2f} with weights of blocks "
+            f"fitted to other networks{'' if interplay.is_better else ', which are not used'}."
+        )
+
+
+def _fitted(loss_file: Path, space: SearchSpace) -> Interplay | None:
+    """Fit how harms add up to all drawn networks, and keep it beside the loss table."""
+    fitted = fit_interplay(interplay_rows(loss_file).rows(), singles(influence_rows(loss_file).rows(), space))
+    if fitted is None:
+        interplay_file(loss_file).unlink(missing_ok=True)
+    else:
+        write_json(interplay_file(loss_file), fitted)
+    return fitted

@@ -13,7 +13,7 @@ from qaedge.cli.form import choose_for
 from qaedge.cli.resolve import need_nn, resolve, saved_space
 from qaedge.device import load_devices, with_runtime
 from qaedge.errors import NotMeasured
-from qaedge.influence import Influence, influence_rows
+from qaedge.influence import Influence
 from qaedge.network_key import HELD_OUT, network_of, places_of
 from qaedge.network_loss import network_losses
 from qaedge.probes import held_out
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: What search sums without influence, and the power that such sums may be raised to.
 PLAIN, POWER = "loss", 1.5
+#: What search sums with it, and what it would sum if no drawn networks had told how harms add up.
+HARM, ROOTS = "harm", "harm, roots alone"
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -136,7 +138,7 @@ class _Sums:
     def __init__(self, workspace: Workspace, space: SearchSpace) -> None:
         self._space = space
         self._losses = LossTable(LossTable.store(workspace.loss_file(space.origin)).rows())
-        self._influence = Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
+        self._influence = Influence.read(workspace.loss_file(space.origin), space)
 
     def of(self, network: tuple[Candidate, ...]) -> dict[str, float]:
         import numpy as np
@@ -145,10 +147,11 @@ class _Sums:
         rows = [self._losses.row(block.name, candidate) for block, candidate in pairs]
         found: dict[str, float] = {}
         if self._influence is not None:
-            found["harm"] = sum(
-                float(self._influence.scores(r.block, [r.spec], np.array([r.float_loss]), np.array([r.loss]))[0])
-                for r in rows
-            )
+            given = [(r.block, [r.spec], np.array([r.float_loss]), np.array([r.loss])) for r in rows]
+            found[HARM] = sum(float(self._influence.scores(*each)[0]) for each in given)
+            if self._influence.interplay is not None:
+                roots = msgspec.structs.replace(self._influence, interplay=None)
+                found[ROOTS] = sum(float(roots.scores(*each)[0]) for each in given)
         found[PLAIN] = sum(row.loss for row in rows)
         found[f"{PLAIN}^{POWER:g}"] = sum(row.loss**POWER for row in rows)
         return found

@@ -14,7 +14,7 @@ from qaedge.cli.resolve import own_activations, saved_space
 from qaedge.cli.sizes import size_table
 from qaedge.errors import NotMeasured, UsageError
 from qaedge.fingerprint import Difference
-from qaedge.influence import Influence, influence_rows
+from qaedge.influence import Influence
 from qaedge.metric import title
 from qaedge.project import Workspace
 from qaedge.runtime import BOTH, FORMATS
@@ -148,7 +148,7 @@ def _influence(workspace: Workspace, space: SearchSpace, terms: Terms) -> Influe
     """Return how block losses are weighed; None where a power was asked for, or `distill` has not found out."""
     if terms.power is not None:
         return None
-    return Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space)
+    return Influence.read(workspace.loss_file(space.origin), space)
 
 
 def _tables(workspace: Workspace, device: str, runtime: str, by_size: bool) -> list[LatencyTable]:

@@ -18,7 +18,7 @@ from qaedge.cli.search import MARGIN
 from qaedge.device import load_devices, table_name
 from qaedge.errors import UsageError
 from qaedge.files import write_atomic
-from qaedge.influence import Influence, influence_rows
+from qaedge.influence import Influence
 from qaedge.project import Workspace
 from qaedge.runtime import FORMATS
 from qaedge.tables import LatencyTable, LossTable
@@ -94,7 +94,7 @@ def run(
         tuple(latency or ()),
         {each: next(iter(files[each].values())).built for each in chosen if files[each]},
         {suffix: each.built for suffix, each in teacher.items()},
-        Influence.of(influence_rows(workspace.loss_file(space.origin)).rows(), space),
+        Influence.read(workspace.loss_file(space.origin), space),
         MARGIN,
     )
     content = report.result_of(collect(source), "collecting", quiet)

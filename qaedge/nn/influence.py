@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from qaedge.candidate import BlockSpec
-from qaedge.errors import DataError
 from qaedge.influence import InfluenceRow, influence_rows
 from qaedge.nn.data import Split
+from qaedge.nn.divergence import Divergence
 from qaedge.nn.library import load_candidate
 from qaedge.nn.teacher import Teacher, with_blocks
 from qaedge.progress import Step
@@ -59,35 +57,10 @@ def measure_influence(workspace: Workspace, teacher: Teacher, space: SearchSpace
     if not missing:
         return
     store = influence_rows(workspace.loss_file(space.origin))
-    chosen = np.unique(np.linspace(0, len(train) - 1, IMAGES).astype(int))
-    images = train.preprocess(np.stack([train.image(int(i)) for i in chosen]))
-    with torch.no_grad():
-        wanted = [teacher.module.eval()(image[None]).log_softmax(1) for image in images]
+    divergence = Divergence(teacher, train, IMAGES)
     for done, (block, spec, loss) in enumerate(missing, start=1):
         module = load_candidate(workspace, space, teacher, block, spec)
-        network = with_blocks(teacher, {block: module}).eval()
-        found = divergence(network, images, wanted)
-        if not np.isfinite(found):
-            raise DataError(
-                f"The teacher with {spec} as its {block} puts out NaN or infinite logits.",
-                "Its distilled weights are damaged: delete them and run: qaedge distill",
-            )
-        row = InfluenceRow(block, str(spec), loss, found, len(images))
+        found = divergence.of(with_blocks(teacher, {block: module}).eval(), f"The teacher with {spec} as its {block}")
+        row = InfluenceRow(block, str(spec), loss, found, divergence.images)
         store.append(row)
         yield Step(done, len(missing), f"{block} {spec}", row)
-
-
-def divergence(network: nn.Module, images: Tensor, wanted: list[Tensor]) -> float:
-    """Return the mean over pixels and images of KL(teacher, network) [nat].
-
-    Args:
-        network: in eval mode.
-        images: preprocessed, [n, 3, height, width].
-        wanted: the teacher's log-probabilities of each image, [1, classes, height, width].
-    """
-    total = 0.0
-    with torch.no_grad():
-        for image, log_p in zip(images, wanted, strict=True):
-            log_q = network(image[None]).log_softmax(1)
-            total += float((log_p.exp() * (log_p - log_q)).sum(1).mean())
-    return max(0.0, total / len(images))  # of two networks that are alike, rounding may leave a little less than none

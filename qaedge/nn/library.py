@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -143,8 +144,13 @@ def fill_library(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> 
         DataError: images that are all of one color.
         QaedgeError: another process distills the same space.
     """
-    with only_one(workspace.loss_file(space.origin).with_name("distill.lock"), "distilling"):
+    with distilling(workspace.loss_file(space.origin)):
         yield from _fill(workspace, teacher, space)
+
+
+def distilling(loss_file: Path) -> AbstractContextManager[None]:
+    """Return what keeps others from distilling the same space; entering raises QaedgeError where one does already."""
+    return only_one(loss_file.with_name("distill.lock"), "distilling")
 
 
 def _fill(workspace: Workspace, teacher: Teacher, space: SearchSpace) -> Iterator[Step]:

@@ -1,0 +1,229 @@
+"""Interplay: how the harm of single blocks adds up in a network, told by networks of candidates drawn at random.
+
+A candidate that stands alone in the teacher is given the teacher's features. In a network it is given what other
+candidates made of them, and what it puts out goes through others. How strongly each block's harm counts then, and how
+it rises, is fitted to networks whose divergence was taken, and so is, more cautiously, how much a candidate does
+beyond its block's others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from qaedge.ranking import kendall_tau
+from qaedge.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array: TypeAlias = npt.NDArray[np.float64]
+    Places: TypeAlias = npt.NDArray[np.intp]
+
+#: The power of single divergences where no networks tell another: of several blocks, a bad one hides the others.
+POWER = 0.5
+#: So few networks tell nothing of the blocks.
+LEAST = 24
+#: Parts that networks are split into, to judge a fit by those that it has not seen.
+FOLDS = 6
+#: How far a fit is believed to be from a sum of roots. Of a network's divergence (its logarithm): what no sum over
+#: blocks tells. Of a block (logarithm of its weight; its power), of one candidate (logarithm), and of the power that
+#: the sum is raised to.
+NOISE, WEIGHT, BEND, OWN, LINK = 0.25, 0.5, 0.15, 0.1, 0.8
+LEAST_POWER = 0.1
+#: Divergences below this are not told from none [nat].
+_FLOOR = 1e-6
+
+
+class InterplayRow(msgspec.Struct, frozen=True):
+    """A network of candidates drawn for all blocks, in float, on a few training images.
+
+    `specs` and `losses` are by block: the candidate, and its block loss in float. `group` tells which images were
+    taken: divergences [nat] compare within one.
+    """
+
+    specs: dict[str, str]
+    losses: dict[str, float]
+    group: int
+    images: int
+    divergence: float
+
+    def __post_init__(self) -> None:
+        """Refuse what no network can do; msgspec turns that into an error with the line."""
+        if not 0 <= self.divergence < math.inf:
+            raise ValueError(f"a divergence of {self.divergence}")
+
+
+class Interplay(msgspec.Struct, frozen=True):
+    """A fit to drawn networks: a candidate of divergence d counts as `factors[block][spec] * d ** powers[block]`.
+
+    `weights` are for candidates that were not drawn. `tau` is Kendall's, of such sums with the divergences of drawn
+    networks that a fit had not seen, and `plain_tau` that of sums of square roots: what is not better is not used.
+    """
+
+    networks: int
+    tau: float
+    plain_tau: float
+    powers: dict[str, float]
+    weights: dict[str, float]
+    factors: dict[str, dict[str, float]]
+
+    @property
+    def is_better(self) -> bool:
+        """Whether it ranks networks better than the sum of roots does."""
+        return self.tau > self.plain_tau
+
+    def scores(self, block: str, specs: Sequence[str], divergences: Array) -> Array:
+        """Return what candidates of a block add to a sum [n], of their divergences alone in the teacher [nat, n]."""
+        import numpy as np
+
+        weight, known = self.weights.get(block, 1.0), self.factors.get(block, {})
+        factors = np.array([known.get(spec, weight) for spec in specs])
+        scores: Array = factors * divergences ** self.powers.get(block, POWER)
+        return scores
+
+
+def fit_interplay(rows: Iterable[InterplayRow], singles: Mapping[str, Mapping[str, float]]) -> Interplay | None:
+    """Fit weights, powers and factors to drawn networks; None of fewer than LEAST.
+
+    Args:
+        rows: the networks; of one that is there twice, the last row counts.
+        singles: block -> candidate -> its divergence alone in the teacher, in float [nat]. A network with a candidate
+            that is not there is left out; the teacher's own block is there with 0.
+    """
+    import numpy as np
+
+    last = {tuple(row.specs.items()): row for row in rows}
+    used = [
+        row
+        for row in last.values()
+        if all(spec in singles.get(block, {}) for block, spec in row.specs.items()) and row.divergence > _FLOOR
+    ]
+    if len(used) < LEAST:
+        return None
+    data = _Drawn(used, singles)
+    order = np.arange(len(used)) % FOLDS
+    left_out = np.zeros(len(used))
+    for fold in range(FOLDS):
+        told, asked = np.flatnonzero(order != fold), np.flatnonzero(order == fold)
+        left_out[asked] = data.sums(data.fit(told))[asked]
+    plain = data.sums(data.start())
+    solved = data.fit(np.arange(len(used)))
+    weights, powers, factors = data.parts(solved)
+    return Interplay(
+        len(used),
+        data.tau(left_out),
+        data.tau(plain),
+        {name: float(powers[at]) for at, name in enumerate(data.blocks)},
+        {name: float(np.exp(weights[at])) for at, name in enumerate(data.blocks)},
+        {
+            name: {spec: float(np.exp(weights[at] + factors[data.first[at] + n])) for n, spec in enumerate(specs)}
+            for at, (name, specs) in enumerate(data.specs.items())
+        },
+    )
+
+
+class _Drawn:
+    """Networks as arrays; parameters are one vector: weights, powers, factors, the link, and a level of each group."""
+
+    def __init__(self, rows: Sequence[InterplayRow], singles: Mapping[str, Mapping[str, float]]) -> None:
+        import numpy as np
+
+        self.blocks = list(rows[0].specs)
+        self.specs = {name: sorted({row.specs[name] for row in rows}) for name in self.blocks}
+        self.first = np.cumsum([0, *(len(specs) for specs in self.specs.values())])
+        self._column = np.array(
+            [
+                [self.first[at] + self.specs[name].index(row.specs[name]) for at, name in enumerate(self.blocks)]
+                for row in rows
+            ]
+        )
+        self._log = np.log(
+            np.maximum([[singles[name][row.specs[name]] for name in self.blocks] for row in rows], _FLOOR)
+        )
+        self._wanted = np.log([row.divergence for row in rows])
+        groups = sorted({row.group for row in rows})
+        self._group = np.array([groups.index(row.group) for row in rows])
+        self._groups = len(groups)
+
+    def start(self) -> Array:
+        """Return the parameters of a sum of roots, with levels that fit it."""
+        import numpy as np
+
+        n = len(self.blocks)
+        link = 0.8 / POWER  # of several blocks that are bad, the worst counts for most: less than the sum's square
+        return np.concatenate(
+            [np.zeros(n), np.full(n, POWER), np.zeros(self.first[-1]), [link], np.full(self._groups, 0.0)]
+        )
+
+    def parts(self, solved: Array) -> tuple[Array, Array, Array]:
+        """Return logarithms of weights, powers, and logarithms of candidates' factors."""
+        n = len(self.blocks)
+        return solved[:n], solved[n : 2 * n], solved[2 * n : 2 * n + self.first[-1]]
+
+    def sums(self, solved: Array) -> Array:
+        """Return the sum over blocks of each network."""
+        sums: Array = self._terms(solved).sum(1)
+        return sums
+
+    def _terms(self, solved: Array) -> Array:
+        import numpy as np
+
+        weights, powers, factors = self.parts(solved)
+        terms: Array = np.exp(weights + factors[self._column] + powers * self._log)
+        return terms
+
+    def fit(self, told: Places) -> Array:
+        """Return the parameters that are likeliest after these networks: least squares with priors."""
+        import numpy as np
+        from scipy.optimize import least_squares
+
+        n, start = len(self.blocks), self.start()
+        spread = np.concatenate(
+            [np.full(n, WEIGHT), np.full(n, BEND), np.full(self.first[-1], OWN), [LINK], np.full(self._groups, 10.0)]
+        )
+        link, rows = 2 * n + int(self.first[-1]), np.arange(len(told))
+        least = np.full(len(start), -np.inf)
+        least[[*range(n, 2 * n), link]] = LEAST_POWER  # more harm never counts for less
+
+        def residuals(x: Array) -> Array:
+            level = x[link + 1 :][self._group[told]]
+            found = level + x[link] * np.log(self._terms(x)[told].sum(1))
+            return np.concatenate([(self._wanted[told] - found) / NOISE, (x - start) / spread])
+
+        def slopes(x: Array) -> Array:
+            terms = self._terms(x)[told]
+            total = terms.sum(1)
+            shares = x[link] * terms / total[:, None]
+            found = np.zeros((len(told), len(x)))
+            found[:, :n], found[:, n : 2 * n] = shares, shares * self._log[told]
+            found[rows[:, None], 2 * n + self._column[told]] = shares
+            found[:, link] = np.log(total)
+            found[rows, link + 1 + self._group[told]] = 1.0
+            return np.vstack([-found / NOISE, np.diag(1 / spread)])
+
+        solved: Array = least_squares(residuals, start, jac=slopes, bounds=(least, np.inf), max_nfev=50).x
+        return solved
+
+    def tau(self, sums: Array) -> float:
+        """Return Kendall's tau with the divergences, of pairs within groups, weighed by how many these are."""
+        import numpy as np
+
+        found, weights = [], []
+        for group in range(self._groups):
+            mine = self._group == group
+            tau = kendall_tau(sums[mine].tolist(), self._wanted[mine].tolist())
+            if tau is not None:
+                found.append(tau)
+                weights.append(int(mine.sum()) * (int(mine.sum()) - 1))
+        return float(np.average(found, weights=weights)) if found else 0.0
+
+
+def interplay_rows(loss_file: Path) -> Store[InterplayRow]:
+    """Return the file form of such rows; they lie beside the loss table."""
+    return Store(loss_file.with_name("interplay.jsonl"), InterplayRow, "qaedge-interplay")

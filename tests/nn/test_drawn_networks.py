@@ -1,0 +1,103 @@
+"""Networks of candidates drawn at random: which they are, what they do, and what an interrupted run leaves."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_scenes import SPACE, space_of, write_project
+
+from qaedge import cli
+from qaedge.candidate import BlockSpec
+from qaedge.errors import DataError
+from qaedge.influence import Influence, influence_rows, singles
+from qaedge.interplay import LEAST, fit_interplay, interplay_rows
+from qaedge.nn.interplay import IMAGES, TIMES, drawn, measure_interplay, missing_interplay
+from qaedge.nn.library import load_candidate, weights_path
+from qaedge.nn.student import open_splits
+from qaedge.nn.teacher import load_teacher, with_blocks
+from qaedge.project import Workspace
+
+pytestmark = pytest.mark.slow
+
+WIDER = SPACE.replace("expansions = [2, 6]", "kernels = [3, 5]\nexpansions = [1, 2, 3, 4, 6]")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    workspace = write_project(tmp_path_factory.mktemp("interplay"), steps=2, space=WIDER)
+    assert cli.run(["distill", "--quiet", "--project", str(workspace.path("qaedge.toml"))]) == 0
+    return workspace
+
+
+def test_candidates_are_drawn_alike_and_never_the_teacher(made):
+    space = space_of(made)
+    known = singles(influence_rows(made.loss_file(space.origin)).rows(), space)
+    networks = drawn(space, known)
+    assert networks == drawn(space, known), "the same each time"
+    assert len({tuple(network.values()) for network in networks}) == len(networks)
+    assert not any(all(BlockSpec.parse(spec).is_own for spec in network.values()) for network in networks)
+    many = {block.name: {f"{block.name}_{n}": 1.0 for n in range(9 - at)} for at, block in enumerate(space.blocks)}
+    networks = drawn(space, many)
+    assert len(networks) > 0.9 * 9 * TIMES
+    for block in space.blocks:
+        times = Counter(network[block.name] for network in networks)
+        assert set(times) == set(many[block.name]) and max(times.values()) - min(times.values()) <= 0.1 * 9 * TIMES
+
+
+def test_a_row_says_what_its_network_does(made):
+    space, teacher = space_of(made), load_teacher(made)
+    rows = list(interplay_rows(made.loss_file(space.origin)).rows())
+    assert len(rows) >= LEAST and not missing_interplay(made, space)
+    train = open_splits(made)[0]
+    row = rows[-1]
+    blocks = {name: load_candidate(made, space, teacher, name, BlockSpec.parse(s)) for name, s in row.specs.items()}
+    network = with_blocks(teacher, blocks).eval()
+    chosen = range(row.group * IMAGES, row.group * IMAGES + row.images)  # of these few, all are taken
+    images = [train.preprocess(train.image(i)[None]) for i in chosen]
+    with torch.no_grad():
+        pairs = [(teacher.module.eval()(x).log_softmax(1), network(x).log_softmax(1)) for x in images]
+    found = float(torch.stack([(p.exp() * (p - q)).sum(1).mean() for p, q in pairs]).mean())
+    assert row.divergence == pytest.approx(found, rel=1e-4, abs=1e-6)
+
+
+def test_what_was_interrupted_goes_on_and_the_fit_is_there(made, capsys):
+    space = space_of(made)
+    store = interplay_rows(made.loss_file(space.origin))
+    before = list(store.rows())
+    lines = store.path.read_text().splitlines()
+    store.path.write_text("\n".join(lines[:-3]) + "\n")
+    assert len(missing_interplay(made, space)) == 3
+    assert cli.run(["distill", "--json", "--quiet", "--project", str(made.path("qaedge.toml"))]) == 0
+    told = json.loads(capsys.readouterr().out)["interplay"]
+    assert sorted(map(str, store.rows())) == sorted(map(str, before)), "only what was missing is done again"
+    known = singles(influence_rows(made.loss_file(space.origin)).rows(), space)
+    fitted = fit_interplay(store.rows(), known)
+    assert fitted is not None and LEAST <= told["networks"] == fitted.networks <= len(before)
+    read = Influence.read(made.loss_file(space.origin), space)
+    assert read is not None and (read.interplay == fitted) == fitted.is_better
+
+
+def test_damaged_weights_are_named(made):
+    space, teacher = space_of(made), load_teacher(made)
+    store = interplay_rows(made.loss_file(space.origin))
+    kept = store.path.read_bytes()
+    name, spec = next((b.name, c.spec) for b in space.blocks for c in b.candidates if not c.spec.is_own)
+    path: Path = weights_path(made, space, name, spec)
+    whole = path.read_bytes()
+    try:
+        store.path.unlink()
+        weights = safetensors.torch.load(whole)
+        for value in weights.values():
+            if value.is_floating_point():
+                value.fill_(torch.nan)
+        path.write_bytes(safetensors.torch.save(weights))
+        with pytest.raises(DataError, match="NaN"):
+            list(measure_interplay(made, teacher, space, open_splits(made)[0]))
+    finally:
+        path.write_bytes(whole)
+        store.path.write_bytes(kept)

@@ -1,0 +1,132 @@
+"""How harms of blocks add up, fitted to networks whose divergence is made from known weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import make_space
+
+from qaedge.errors import InvalidFile
+from qaedge.files import write_json
+from qaedge.influence import Influence, InfluenceRow, influence_rows, interplay_file, singles
+from qaedge.interplay import LEAST, POWER, Interplay, InterplayRow, fit_interplay
+
+SPACE = make_space(blocks=4, candidates=7)
+BLOCKS = [block.name for block in SPACE.blocks]
+WEIGHTS, POWERS = (0.5, 1.0, 2.0, 1.0), (0.5, 0.7, 0.5, 0.4)
+
+
+def alone(seed: int = 0) -> dict[str, dict[str, float]]:
+    """What each candidate does alone: from 0.001 to 1 nat; the teacher's own block, nothing."""
+    random = np.random.default_rng(seed)
+    return {
+        block.name: {
+            str(c.spec): 0.0 if c.spec.is_own else float(10 ** random.uniform(-3, 0)) for c in block.candidates
+        }
+        for block in SPACE.blocks
+    }
+
+
+def networks(known: dict[str, dict[str, float]], count: int, noise: float = 0.0, seed: int = 1) -> list[InterplayRow]:
+    """Random networks, whose divergence follows WEIGHTS and POWERS; one group of images is twice as hard."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(count):
+        specs = {block: str(random.choice(sorted(known[block]))) for block in BLOCKS}
+        sums = sum(w * known[b][specs[b]] ** p for b, w, p in zip(BLOCKS, WEIGHTS, POWERS, strict=True))
+        level = (1 + number % 2) * float(np.exp(random.normal(0, noise)))
+        rows.append(InterplayRow(specs, dict.fromkeys(BLOCKS, 0.1), number % 2, 4, level * (sums + 1e-3) ** 1.5))
+    return rows
+
+
+def test_weights_and_powers_come_back():
+    known = alone()
+    rows = networks(known, 200)
+    found = fit_interplay(rows, known)
+    assert found is not None and found.networks == len({tuple(row.specs.values()) for row in rows})
+    assert found.is_better and found.tau > 0.97 > found.plain_tau
+    ratios = [found.weights[block] / found.weights[BLOCKS[0]] for block in BLOCKS[1:]]
+    assert ratios == pytest.approx([2, 4, 2], rel=0.2)
+    assert [found.powers[block] for block in BLOCKS] == pytest.approx(POWERS, abs=0.1)
+
+
+def test_a_candidate_that_suffers_in_company_counts_for_more():
+    known = alone()
+    sick = sorted(known["stage2"])[2]
+    rows = [
+        InterplayRow(r.specs, r.losses, r.group, r.images, r.divergence * (3 if r.specs["stage2"] == sick else 1))
+        for r in networks(known, 250, noise=0.05)
+    ]
+    found = fit_interplay(rows, known)
+    assert found is not None
+    factors = found.factors["stage2"]
+    others = [factor for spec, factor in factors.items() if spec != sick]
+    assert factors[sick] > 1.05 * max(others)
+
+
+def test_few_networks_and_unknown_candidates_tell_nothing():
+    known = alone()
+    rows = networks(known, LEAST)
+    assert fit_interplay(rows, known) is not None
+    assert fit_interplay(rows[1:], known) is None
+    assert fit_interplay([*rows[1:], rows[1]], known) is None, "one that is there twice is one"
+    strange = InterplayRow({**rows[0].specs, "stage0": "unknown"}, rows[0].losses, 0, 4, 1.0)
+    assert fit_interplay([strange, *rows[1:]], known) is None
+
+
+def test_what_follows_the_roots_already_is_left_at_them():
+    known = alone()
+    random = np.random.default_rng(5)
+    rows = [
+        InterplayRow(r.specs, r.losses, r.group, r.images, float(random.uniform(0.1, 1))) for r in networks(known, 60)
+    ]
+    found = fit_interplay(rows, known)  # nothing but noise
+    assert found is not None and abs(found.tau) < 0.3
+    rows_alone = [
+        InfluenceRow(block, spec, 0.1, divergence, 4) for block, of in known.items() for spec, divergence in of.items()
+    ]
+    worse = Interplay(60, 0.5, 0.6, found.powers, found.weights, found.factors)
+    used = Influence.of(rows_alone, SPACE, worse)
+    assert used is not None and used.interplay is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    divergences=st.lists(st.floats(0, 5), min_size=1, max_size=8),
+    power=st.floats(0.1, 2),
+    weight=st.floats(0.01, 10),
+    factor=st.floats(0.01, 10),
+)
+def test_more_harm_never_counts_for_less(divergences, power, weight, factor):
+    interplay = Interplay(99, 0.9, 0.8, {"stage0": power}, {"stage0": weight}, {"stage0": {"drawn": factor}})
+    ordered = np.sort(np.array(divergences))
+    for spec, times in (("drawn", factor), ("new", weight)):
+        found = interplay.scores("stage0", [spec] * len(ordered), ordered)
+        assert (np.diff(found) >= 0).all() and found == pytest.approx(times * ordered**power)
+    assert interplay.scores("other", ["new"], np.array([0.25])) == pytest.approx([0.25**POWER])
+
+
+def test_search_takes_the_fit_from_beside_the_loss_table(tmp_path):
+    loss_file, known = tmp_path / "loss.jsonl", alone()
+    store = influence_rows(loss_file)
+    for block, of in known.items():
+        for spec, divergence in of.items():
+            if divergence:
+                store.append(InfluenceRow(block, spec, 0.1, divergence, 4))
+    assert singles(store.rows(), SPACE) == known
+    roots = Influence.read(loss_file, SPACE)
+    assert roots is not None and roots.interplay is None
+    fitted = fit_interplay(networks(known, 100), known)
+    write_json(interplay_file(loss_file), fitted)
+    read = Influence.read(loss_file, SPACE)
+    assert read is not None and read.interplay == fitted is not None
+    spec = next(spec for spec, divergence in known["stage2"].items() if divergence)
+    given_losses = (np.array([0.1]), np.array([0.1]))
+    assert read.scores("stage2", [spec], *given_losses)[0] == pytest.approx(
+        fitted.factors["stage2"][spec] * known["stage2"][spec] ** fitted.powers["stage2"]
+    )
+    interplay_file(loss_file).write_text('{"networks": "many"}')
+    with pytest.raises(InvalidFile, match=r"interplay\.json"):
+        Influence.read(loss_file, SPACE)
