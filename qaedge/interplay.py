@@ -31,10 +31,12 @@ POWER = 0.5
 LEAST = 24
 #: Parts that networks are split into, to judge a fit by those that it has not seen.
 FOLDS = 6
-#: How far a fit is believed to be from a sum of roots. Of a network's divergence (its logarithm): what no sum over
-#: blocks tells. Of a block (logarithm of its weight; its power), of one candidate (logarithm), and of the power that
-#: the sum is raised to.
-NOISE, WEIGHT, BEND, OWN, LINK = 0.25, 0.5, 0.15, 0.1, 0.8
+#: What of a network's divergence no sum over blocks tells (of its logarithm).
+NOISE = 0.25
+#: How far from a sum of roots is believed: logarithms of a block's weight, and of a candidate's factor beside it; a
+#: block's power; and the power of the sum, which divergences go with.
+WEIGHT, FACTOR, BEND, LINK = 0.5, 0.1, 0.15, 0.8
+#: More harm never counts for less.
 LEAST_POWER = 0.1
 #: Divergences below this are not told from none [nat].
 _FLOOR = 1e-6
@@ -185,11 +187,11 @@ class _Drawn:
 
         n, start = len(self.blocks), self.start()
         spread = np.concatenate(
-            [np.full(n, WEIGHT), np.full(n, BEND), np.full(self.first[-1], OWN), [LINK], np.full(self._groups, 10.0)]
+            [np.full(n, WEIGHT), np.full(n, BEND), np.full(self.first[-1], FACTOR), [LINK], np.full(self._groups, 10.0)]
         )
         link, rows = 2 * n + int(self.first[-1]), np.arange(len(told))
         least = np.full(len(start), -np.inf)
-        least[[*range(n, 2 * n), link]] = LEAST_POWER  # more harm never counts for less
+        least[[*range(n, 2 * n), link]] = LEAST_POWER
 
         def residuals(x: Array) -> Array:
             level = x[link + 1 :][self._group[told]]
