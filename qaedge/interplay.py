@@ -113,8 +113,8 @@ def fit_interplay(rows: Iterable[InterplayRow], singles: Mapping[str, Mapping[st
     left_out = np.zeros(len(used))
     for fold in range(FOLDS):
         told, asked = np.flatnonzero(order != fold), np.flatnonzero(order == fold)
-        left_out[asked] = data.sums(data.fit(told))[asked]
-    plain = data.sums(data.start())
+        left_out[asked] = data.predicted(data.fit(told))[asked]
+    plain = data.predicted(data.start())
     solved = data.fit(np.arange(len(used)))
     weights, powers, factors = data.parts(solved)
     return Interplay(
@@ -168,10 +168,13 @@ class _Drawn:
         n = len(self.blocks)
         return solved[:n], solved[n : 2 * n], solved[2 * n : 2 * n + self.first[-1]]
 
-    def sums(self, solved: Array) -> Array:
-        """Return the sum over blocks of each network."""
-        sums: Array = self._terms(solved).sum(1)
-        return sums
+    def predicted(self, solved: Array) -> Array:
+        """Return the logarithm of each network's divergence, as its sum over blocks tells it."""
+        import numpy as np
+
+        link = 2 * len(self.blocks) + int(self.first[-1])
+        found: Array = solved[link + 1 :][self._group] + solved[link] * np.log(self._terms(solved).sum(1))
+        return found
 
     def _terms(self, solved: Array) -> Array:
         import numpy as np
@@ -194,9 +197,8 @@ class _Drawn:
         least[[*range(n, 2 * n), link]] = LEAST_POWER
 
         def residuals(x: Array) -> Array:
-            level = x[link + 1 :][self._group[told]]
-            found = level + x[link] * np.log(self._terms(x)[told].sum(1))
-            return np.concatenate([(self._wanted[told] - found) / NOISE, (x - start) / spread])
+            missed = (self._wanted - self.predicted(x))[told]
+            return np.concatenate([missed / NOISE, (x - start) / spread])
 
         def slopes(x: Array) -> Array:
             terms = self._terms(x)[told]
@@ -212,14 +214,14 @@ class _Drawn:
         solved: Array = least_squares(residuals, start, jac=slopes, bounds=(least, np.inf), max_nfev=50).x
         return solved
 
-    def tau(self, sums: Array) -> float:
+    def tau(self, predicted: Array) -> float:
         """Return Kendall's tau with the divergences, of pairs within groups, weighed by how many these are."""
         import numpy as np
 
         found, weights = [], []
         for group in range(self._groups):
             mine = self._group == group
-            tau = kendall_tau(sums[mine].tolist(), self._wanted[mine].tolist())
+            tau = kendall_tau(predicted[mine].tolist(), self._wanted[mine].tolist())
             if tau is not None:
                 found.append(tau)
                 weights.append(int(mine.sum()) * (int(mine.sum()) - 1))
