@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from qaedge.files import decode_json
-from qaedge.interplay import POWER, Interplay
+from qaedge.interplay import POWER, Interplay, Singles
 from qaedge.space import SearchSpace
 from qaedge.store import Store
+from qaedge.tables import LossTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,13 +105,26 @@ class Influence(msgspec.Struct, frozen=True):
         return scores
 
 
-def singles(rows: Iterable[InfluenceRow], space: SearchSpace) -> dict[str, dict[str, float]]:
-    """Return block -> candidate -> divergence alone in the teacher, in float [nat]; the teacher's own has none."""
-    found = {block.name: {str(c.spec): 0.0 for c in block.candidates if c.spec.is_own} for block in space.blocks}
+def singles(rows: Iterable[InfluenceRow], space: SearchSpace, losses: LossTable) -> Singles | None:
+    """Return what candidates of the space do alone in the teacher, in float, as they are now.
+
+    A row of a candidate that was trained anew since is left out; the teacher's own block does nothing. None where a
+    block with a choice has no row.
+    """
+    wanted = {
+        (block.name, str(c.spec)): losses.row(block.name, c).float_loss
+        for block in space.blocks
+        for c in block.candidates
+        if not c.spec.is_own and losses.has(block.name, c)
+    }
+    found = {block.name: {str(c.spec): (0.0, 0.0) for c in block.candidates if c.spec.is_own} for block in space.blocks}
+    measured = set()
     for row in rows:
-        if row.block in found:
-            found[row.block][row.spec] = row.divergence
-    return found
+        if wanted.get((row.block, row.spec)) == row.loss:
+            found[row.block][row.spec] = (row.loss, row.divergence)
+            measured.add(row.block)
+    choices = {block.name for block in space.blocks if not all(c.spec.is_own for c in block.candidates)}
+    return found if choices <= measured and all(found.values()) else None
 
 
 def _curve(points: list[tuple[float, float]]) -> tuple[Array, Array]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     Array: TypeAlias = npt.NDArray[np.float64]
     Places: TypeAlias = npt.NDArray[np.intp]
 
+#: Block -> candidate -> its block loss in float, and what it lets the classes diverge alone in the teacher [nat].
+Singles: TypeAlias = Mapping[str, Mapping[str, tuple[float, float]]]
+
 #: The power of single divergences where no networks tell another: of several blocks, a bad one hides the others.
 POWER = 0.5
 #: So few networks tell nothing of the blocks.
@@ -36,6 +39,9 @@ NOISE = 0.25
 #: How far from a sum of roots is believed: logarithms of a block's weight, and of a candidate's factor beside it; a
 #: block's power; and the power of the sum, which divergences go with.
 WEIGHT, FACTOR, BEND, LINK = 0.5, 0.1, 0.15, 0.8
+#: What divergences of networks go with, to begin with: of several bad blocks the worst counts for most, so it is less
+#: than the square that would undo the roots.
+SUM_POWER = 1.6
 #: More harm never counts for less.
 LEAST_POWER = 0.1
 #: Divergences below this are not told from none [nat].
@@ -46,19 +52,26 @@ class InterplayRow(msgspec.Struct, frozen=True):
     """A network of candidates drawn for all blocks, in float, on a few training images.
 
     `specs` and `losses` are by block: the candidate, and its block loss in float. `group` tells which images were
-    taken: divergences [nat] compare within one.
+    taken, `images` how many: divergences [nat] compare within one group.
     """
 
     specs: dict[str, str]
     losses: dict[str, float]
-    group: int
+    group: str
     images: int
     divergence: float
 
     def __post_init__(self) -> None:
         """Refuse what no network can do; msgspec turns that into an error with the line."""
-        if not 0 <= self.divergence < math.inf:
-            raise ValueError(f"a divergence of {self.divergence}")
+        if not 0 <= self.divergence < math.inf or self.specs.keys() != self.losses.keys():
+            raise ValueError(f"a divergence of {self.divergence}, losses of {', '.join(self.losses)}")
+
+    def is_of(self, singles: Singles) -> bool:
+        """Whether it is a network of these blocks, and of candidates as they are now."""
+        return self.specs.keys() == singles.keys() and all(
+            spec in singles[block] and singles[block][spec][0] == self.losses[block]
+            for block, spec in self.specs.items()
+        )
 
 
 class Interplay(msgspec.Struct, frozen=True):
@@ -75,6 +88,12 @@ class Interplay(msgspec.Struct, frozen=True):
     weights: dict[str, float]
     factors: dict[str, dict[str, float]]
 
+    def __post_init__(self) -> None:
+        """Refuse what would make more harm count for less; msgspec turns that into an error with the file."""
+        for name, values in (("powers", self.powers), ("weights", self.weights), *self.factors.items()):
+            if not all(0 < value < math.inf for value in values.values()):
+                raise ValueError(f"{name} that are not positive")
+
     @property
     def is_better(self) -> bool:
         """Whether it ranks networks better than the sum of roots does."""
@@ -90,22 +109,18 @@ class Interplay(msgspec.Struct, frozen=True):
         return scores
 
 
-def fit_interplay(rows: Iterable[InterplayRow], singles: Mapping[str, Mapping[str, float]]) -> Interplay | None:
+def fit_interplay(rows: Iterable[InterplayRow], singles: Singles) -> Interplay | None:
     """Fit weights, powers and factors to drawn networks; None of fewer than LEAST.
 
     Args:
-        rows: the networks; of one that is there twice, the last row counts.
-        singles: block -> candidate -> its divergence alone in the teacher, in float [nat]. A network with a candidate
-            that is not there is left out; the teacher's own block is there with 0.
+        rows: the networks; of one that is there twice, the last row counts, and one of other blocks, or of candidates
+            that are not as they are now, does not.
+        singles: what candidates do alone; the teacher's own block is there with nothing.
     """
     import numpy as np
 
-    last = {tuple(row.specs.items()): row for row in rows}
-    used = [
-        row
-        for row in last.values()
-        if all(spec in singles.get(block, {}) for block, spec in row.specs.items()) and row.divergence > _FLOOR
-    ]
+    last = {tuple(row.specs[block] for block in singles): row for row in rows if row.is_of(singles)}
+    used = [row for row in last.values() if row.divergence > _FLOOR]
     if len(used) < LEAST:
         return None
     data = _Drawn(used, singles)
@@ -131,12 +146,12 @@ def fit_interplay(rows: Iterable[InterplayRow], singles: Mapping[str, Mapping[st
 
 
 class _Drawn:
-    """Networks as arrays; parameters are one vector: weights, powers, factors, the link, and a level of each group."""
+    """Networks as arrays; the parameters are one vector: weights, powers, factors, the sum's power, groups' levels."""
 
-    def __init__(self, rows: Sequence[InterplayRow], singles: Mapping[str, Mapping[str, float]]) -> None:
+    def __init__(self, rows: Sequence[InterplayRow], singles: Singles) -> None:
         import numpy as np
 
-        self.blocks = list(rows[0].specs)
+        self.blocks = list(singles)
         self.specs = {name: sorted({row.specs[name] for row in rows}) for name in self.blocks}
         self.first = np.cumsum([0, *(len(specs) for specs in self.specs.values())])
         self._column = np.array(
@@ -146,7 +161,7 @@ class _Drawn:
             ]
         )
         self._log = np.log(
-            np.maximum([[singles[name][row.specs[name]] for name in self.blocks] for row in rows], _FLOOR)
+            np.maximum([[singles[name][row.specs[name]][1] for name in self.blocks] for row in rows], _FLOOR)
         )
         self._wanted = np.log([row.divergence for row in rows])
         groups = sorted({row.group for row in rows})
@@ -158,9 +173,8 @@ class _Drawn:
         import numpy as np
 
         n = len(self.blocks)
-        link = 0.8 / POWER  # of several blocks that are bad, the worst counts for most: less than the sum's square
         return np.concatenate(
-            [np.zeros(n), np.full(n, POWER), np.zeros(self.first[-1]), [link], np.full(self._groups, 0.0)]
+            [np.zeros(n), np.full(n, POWER), np.zeros(self.first[-1]), [SUM_POWER], np.zeros(self._groups)]
         )
 
     def parts(self, solved: Array) -> tuple[Array, Array, Array]:

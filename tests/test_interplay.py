@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,33 +12,46 @@ from synthetic import make_space
 from qaedge.errors import InvalidFile
 from qaedge.files import write_json
 from qaedge.influence import Influence, InfluenceRow, influence_rows, interplay_file, singles
-from qaedge.interplay import LEAST, POWER, Interplay, InterplayRow, fit_interplay
+from qaedge.interplay import LEAST, POWER, Interplay, InterplayRow, Singles, fit_interplay
+from qaedge.tables import LossRow, LossTable
 
 SPACE = make_space(blocks=4, candidates=7)
 BLOCKS = [block.name for block in SPACE.blocks]
 WEIGHTS, POWERS = (0.5, 1.0, 2.0, 1.0), (0.5, 0.7, 0.5, 0.4)
 
 
-def alone(seed: int = 0) -> dict[str, dict[str, float]]:
-    """What each candidate does alone: from 0.001 to 1 nat; the teacher's own block, nothing."""
+def alone(seed: int = 0) -> dict[str, dict[str, tuple[float, float]]]:
+    """Block loss and divergence of each candidate alone, from 0.001 to 1 nat; the teacher's own block, nothing."""
     random = np.random.default_rng(seed)
     return {
         block.name: {
-            str(c.spec): 0.0 if c.spec.is_own else float(10 ** random.uniform(-3, 0)) for c in block.candidates
+            str(c.spec): (0.0, 0.0) if c.spec.is_own else (0.1, float(10 ** random.uniform(-3, 0)))
+            for c in block.candidates
         }
         for block in SPACE.blocks
     }
 
 
-def networks(known: dict[str, dict[str, float]], count: int, noise: float = 0.0, seed: int = 1) -> list[InterplayRow]:
+def losses_of(known: Singles) -> LossTable:
+    """A loss table with these block losses in float."""
+    rows = [
+        LossRow(block, spec, "w8a8", loss, loss, 1, 1.0, 1.0, "w.safetensors", "fresh", {})
+        for block, of in known.items()
+        for spec, (loss, _) in of.items()
+    ]
+    return LossTable(rows)
+
+
+def networks(known: Singles, count: int, noise: float = 0.0, seed: int = 1) -> list[InterplayRow]:
     """Random networks, whose divergence follows WEIGHTS and POWERS; one group of images is twice as hard."""
     random = np.random.default_rng(seed)
     rows = []
     for number in range(count):
         specs = {block: str(random.choice(sorted(known[block]))) for block in BLOCKS}
-        sums = sum(w * known[b][specs[b]] ** p for b, w, p in zip(BLOCKS, WEIGHTS, POWERS, strict=True))
+        sums = sum(w * known[b][specs[b]][1] ** p for b, w, p in zip(BLOCKS, WEIGHTS, POWERS, strict=True))
         level = (1 + number % 2) * float(np.exp(random.normal(0, noise)))
-        rows.append(InterplayRow(specs, dict.fromkeys(BLOCKS, 0.1), number % 2, 4, level * (sums + 1e-3) ** 1.5))
+        losses = {block: known[block][spec][0] for block, spec in specs.items()}
+        rows.append(InterplayRow(specs, losses, f"group{number % 2}", 4, level * (sums + 1e-3) ** 1.5))
     return rows
 
 
@@ -72,8 +86,14 @@ def test_few_networks_and_unknown_candidates_tell_nothing():
     assert fit_interplay(rows, known) is not None
     assert fit_interplay(rows[1:], known) is None
     assert fit_interplay([*rows[1:], rows[1]], known) is None, "one that is there twice is one"
-    strange = InterplayRow({**rows[0].specs, "stage0": "unknown"}, rows[0].losses, 0, 4, 1.0)
-    assert fit_interplay([strange, *rows[1:]], known) is None
+    for changed in (
+        {"specs": {**rows[0].specs, "stage0": "unknown"}},
+        {"losses": {**rows[0].losses, "stage0": 0.07}},  # trained anew since
+        {"specs": {"stage0": rows[0].specs["stage0"]}, "losses": {"stage0": 0.1}},  # of another teacher's blocks
+        {"specs": {}, "losses": {}},
+    ):
+        strange = msgspec.structs.replace(rows[0], **changed)
+        assert fit_interplay([strange, *rows[1:]], known) is None
 
 
 def test_what_follows_the_roots_already_is_left_at_them():
@@ -85,7 +105,9 @@ def test_what_follows_the_roots_already_is_left_at_them():
     found = fit_interplay(rows, known)  # nothing but noise
     assert found is not None and abs(found.tau) < 0.3
     rows_alone = [
-        InfluenceRow(block, spec, 0.1, divergence, 4) for block, of in known.items() for spec, divergence in of.items()
+        InfluenceRow(block, spec, loss, divergence, 4)
+        for block, of in known.items()
+        for spec, (loss, divergence) in of.items()
     ]
     worse = Interplay(60, 0.5, 0.6, found.powers, found.weights, found.factors)
     used = Influence.of(rows_alone, SPACE, worse)
@@ -112,21 +134,28 @@ def test_search_takes_the_fit_from_beside_the_loss_table(tmp_path):
     loss_file, known = tmp_path / "loss.jsonl", alone()
     store = influence_rows(loss_file)
     for block, of in known.items():
-        for spec, divergence in of.items():
+        for spec, (loss, divergence) in of.items():
             if divergence:
-                store.append(InfluenceRow(block, spec, 0.1, divergence, 4))
-    assert singles(store.rows(), SPACE) == known
+                store.append(InfluenceRow(block, spec, loss, divergence, 4))
+    assert singles(store.rows(), SPACE, losses_of(known)) == known
+    (block, spec), *_ = [(b, s) for b, of in known.items() for s, (_, divergence) in of.items() if divergence]
+    anew = singles(store.rows(), SPACE, losses_of({**known, block: {**known[block], spec: (0.2, 0.0)}}))
+    assert anew is not None and spec not in anew[block], "trained anew, and not put in its place since"
+    assert singles([], SPACE, losses_of(known)) is None
     roots = Influence.read(loss_file, SPACE)
     assert roots is not None and roots.interplay is None
     fitted = fit_interplay(networks(known, 100), known)
     write_json(interplay_file(loss_file), fitted)
     read = Influence.read(loss_file, SPACE)
     assert read is not None and read.interplay == fitted is not None
-    spec = next(spec for spec, divergence in known["stage2"].items() if divergence)
+    spec = next(spec for spec, (_, divergence) in known["stage2"].items() if divergence)
     given_losses = (np.array([0.1]), np.array([0.1]))
     assert read.scores("stage2", [spec], *given_losses)[0] == pytest.approx(
-        fitted.factors["stage2"][spec] * known["stage2"][spec] ** fitted.powers["stage2"]
+        fitted.factors["stage2"][spec] * known["stage2"][spec][1] ** fitted.powers["stage2"]
     )
-    interplay_file(loss_file).write_text('{"networks": "many"}')
-    with pytest.raises(InvalidFile, match=r"interplay\.json"):
-        Influence.read(loss_file, SPACE)
+    negative = msgspec.structs.replace(fitted)
+    negative.powers["stage2"] = -1.0
+    for text in ('{"networks": "many"}', msgspec.json.encode(negative).decode()):
+        interplay_file(loss_file).write_text(text)
+        with pytest.raises(InvalidFile, match=r"interplay\.json"):
+            Influence.read(loss_file, SPACE)

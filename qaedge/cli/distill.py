@@ -10,7 +10,7 @@ from qaedge import report
 from qaedge.cli import options
 from qaedge.cli.resolve import need_nn, resolve
 from qaedge.cli.steps import show_steps, steps_of
-from qaedge.files import write_json
+from qaedge.files import decode_json, write_json
 from qaedge.gains import StepGain
 from qaedge.influence import influence_rows, interplay_file, singles
 from qaedge.interplay import Interplay, fit_interplay, interplay_rows
@@ -76,8 +76,8 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         together = measure_interplay(workspace, teacher, space, train)
         for _ in report.progress(together, "putting candidates together", quiet):
             pass
-        interplay = _fitted(loss_file, space)
-    table = LossTable(LossTable.store(loss_file).rows())
+        table = LossTable(LossTable.store(loss_file).rows())
+        interplay = _fitted(loss_file, space, table)
     rows = []
     for block in space.blocks:
         losses = sorted(table.row(block.name, c).loss for c in block.candidates)
@@ -104,11 +104,16 @@ def run(project: options.Project = None, as_json: options.Json = False, quiet: o
         )
 
 
-def _fitted(loss_file: Path, space: SearchSpace) -> Interplay | None:
-    """Fit how harms add up to all drawn networks, and keep it beside the loss table."""
-    fitted = fit_interplay(interplay_rows(loss_file).rows(), singles(influence_rows(loss_file).rows(), space))
+def _fitted(loss_file: Path, space: SearchSpace, losses: LossTable) -> Interplay | None:
+    """Return how harms add up in drawn networks, kept beside the loss table; fitted again where a row is newer."""
+    path = interplay_file(loss_file)
+    rows = [each.path for each in (influence_rows(loss_file), interplay_rows(loss_file)) if each.path.exists()]
+    if path.exists() and all(each.stat().st_mtime_ns <= path.stat().st_mtime_ns for each in rows):
+        return decode_json(path, Interplay, hint="Delete it and run: qaedge distill")
+    known = singles(influence_rows(loss_file).rows(), space, losses)
+    fitted = None if known is None else fit_interplay(interplay_rows(loss_file).rows(), known)
     if fitted is None:
-        interplay_file(loss_file).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
     else:
-        write_json(interplay_file(loss_file), fitted)
+        write_json(path, fitted)
     return fitted

@@ -24,6 +24,7 @@ class Divergence:
             DataError: images that cannot be read.
         """
         chosen = np.unique(np.linspace(0, len(train) - 1, images).astype(int))
+        self.names = [train.names[int(i)] for i in chosen]
         self._images = train.preprocess(np.stack([train.image(int(i)) for i in chosen]))
         with torch.no_grad():
             self._wanted = [_log_classes(teacher.module.eval(), image) for image in self._images]

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import random
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator
 
 from torch import nn
 
 from qaedge.candidate import BlockSpec
+from qaedge.errors import DataError, InvalidFile
 from qaedge.influence import influence_rows, singles
-from qaedge.interplay import InterplayRow, interplay_rows
+from qaedge.interplay import LEAST, InterplayRow, Singles, interplay_rows
 from qaedge.nn.data import Split
 from qaedge.nn.divergence import Divergence
-from qaedge.nn.library import load_candidate
+from qaedge.nn.library import load_candidate, weights_path
 from qaedge.nn.paths import put
 from qaedge.nn.teacher import Teacher
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
+from qaedge.tables import LossTable
 
 #: How often each candidate of the block with the most of them is drawn.
 TIMES = 8
@@ -27,78 +31,94 @@ TIMES = 8
 GROUPS, IMAGES = 8, 4
 
 
-def drawn(space: SearchSpace, known: Mapping[str, Mapping[str, float]]) -> list[dict[str, str]]:
+def drawn(space: SearchSpace, singles: Singles) -> list[dict[str, str]]:
     """Return, for each network, the candidate of each block; the same each time, no two alike, and no teacher.
 
-    Of every block each candidate is drawn as often as the others, or once more; which ones meet is random.
-
-    Args:
-        space: the blocks.
-        known: of each block, the candidates to draw from, and their block losses in float.
+    Of every block each candidate is drawn as often as the others, or once more, before networks that are alike are
+    left out; which ones meet is random. What a block has to choose from changes no other block's turns.
     """
-    draw = random.Random(f"{space.hash} interplay")
-    count = TIMES * max((len(known[block.name]) for block in space.blocks), default=0)
+    count = TIMES * max(map(len, singles.values()), default=0)
     columns: dict[str, list[str]] = {}
-    for block in space.blocks:
-        options = sorted(known[block.name])
+    for name, known in singles.items():
+        draw, options = random.Random(f"{space.origin} {name} interplay"), sorted(known)
         column: list[str] = []
         while len(column) < count:
             column += draw.sample(options, len(options))
-        columns[block.name] = column[:count]
+        columns[name] = column[:count]
     networks = [{name: column[at] for name, column in columns.items()} for at in range(count)]
     found = {tuple(network.values()): network for network in networks}
     own = tuple(str(block.candidates[0].spec) for block in space.blocks)
     return [network for specs, network in found.items() if specs != own]
 
 
-def missing_interplay(workspace: Workspace, space: SearchSpace) -> list[tuple[int, dict[str, str], dict[str, float]]]:
-    """Return number, candidates and block losses of the networks that are drawn and lack a row.
+def missing_interplay(workspace: Workspace, space: SearchSpace) -> list[tuple[int, dict[str, str]]]:
+    """Return the networks, numbered, that are drawn, lack a row, and have a candidate in fewer than TIMES rows.
 
-    Drawn from those that were put in the teacher's place alone; a row counts while its candidates have those losses.
+    So a space that grows keeps its rows, and runs the networks of what is new. Empty where a block has no candidate
+    that was put in its place alone, or where there would be too few networks to tell anything.
     """
-    rows = list(influence_rows(workspace.loss_file(space.origin)).rows())
-    alone = singles(rows, space)
-    if not all(alone.values()):
+    loss_file = workspace.loss_file(space.origin)
+    known = singles(influence_rows(loss_file).rows(), space, LossTable(LossTable.store(loss_file).rows()))
+    if known is None:
         return []
-    losses = {(row.block, row.spec): row.loss for row in rows}
-    there = {
-        (tuple(row.specs.items()), tuple(row.losses.values()))
-        for row in interplay_rows(workspace.loss_file(space.origin)).rows()
-    }
+    there = {tuple(row.specs[name] for name in known) for row in interplay_rows(loss_file).rows() if row.is_of(known)}
+    times = Counter(pair for specs in there for pair in zip(known, specs, strict=True))
     missing = []
-    for number, specs in enumerate(drawn(space, alone)):
-        found = {block: losses.get((block, spec), 0.0) for block, spec in specs.items()}
-        if (tuple(specs.items()), tuple(found.values())) not in there:
-            missing.append((number, specs, found))
-    return missing
+    for number, specs in enumerate(drawn(space, known), start=1):
+        if tuple(specs.values()) not in there and any(times[pair] < TIMES for pair in specs.items()):
+            times.update(specs.items())
+            missing.append((number, specs))
+    return missing if len(there) + len(missing) >= LEAST else []
 
 
 def measure_interplay(workspace: Workspace, teacher: Teacher, space: SearchSpace, train: Split) -> Iterator[Step]:
     """Put candidates together, and append a row for each network; yield a Step for each, its `result` the row.
 
+    A network of sound candidates that puts out NaN is a warning, and has no row.
+
     Raises:
-        DataError: images that cannot be read, or a network that puts out NaN.
+        DataError: images that cannot be read.
         MissingFile: a candidate's weights are gone.
+        InvalidFile: they are no numbers.
         DiskFull: no space for a row; those before are kept.
     """
     missing = missing_interplay(workspace, space)
     if not missing:
         return
-    store = interplay_rows(workspace.loss_file(space.origin))
+    loss_file = workspace.loss_file(space.origin)
+    known = singles(influence_rows(loss_file).rows(), space, LossTable(LossTable.store(loss_file).rows()))
+    assert known is not None, "or nothing would be missing"
+    store = interplay_rows(loss_file)
     divergence = Divergence(teacher, train, GROUPS * IMAGES)
-    groups = max(1, divergence.images // IMAGES)
+    parts = [slice(at, at + IMAGES) for at in range(0, max(1, len(divergence.names) - IMAGES + 1), IMAGES)]
     network = copy.deepcopy(teacher.module).eval()
     modules: dict[tuple[str, str], nn.Module] = {}
-    for done, (number, specs, losses) in enumerate(missing, start=1):
+    for done, (number, specs) in enumerate(missing, start=1):
         for name, text in specs.items():
             if (name, text) not in modules:
-                modules[name, text] = load_candidate(workspace, space, teacher, name, BlockSpec.parse(text))
+                modules[name, text] = _sound(workspace, space, teacher, name, BlockSpec.parse(text))
             put(network, teacher.block(name).path, modules[name, text])
-        group = number % groups
-        part = slice(group * IMAGES, (group + 1) * IMAGES)
-        named = " ".join(specs.values())
+        part = parts[number % len(parts)]
+        names = divergence.names[part]
+        named = ", ".join(f"{name} {text}" for name, text in specs.items())
+        try:
+            found = divergence.of(network, f"The network of {named}", part)
+        except DataError as error:
+            yield Step(done, len(missing), f"network {number}", warning=f"{error.message} It is left out.")
+            continue
+        group = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
         row = InterplayRow(
-            specs, losses, group, min(IMAGES, divergence.images), divergence.of(network, f"The network {named}", part)
+            specs, {name: known[name][text][0] for name, text in specs.items()}, group, len(names), found
         )
         store.append(row)
-        yield Step(done, len(missing), f"network {number + 1}", row)
+        yield Step(done, len(missing), f"network {number}", row)
+
+
+def _sound(workspace: Workspace, space: SearchSpace, teacher: Teacher, block: str, spec: BlockSpec) -> nn.Module:
+    """Return a distilled candidate; raise InvalidFile where its weights are no numbers."""
+    module = load_candidate(workspace, space, teacher, block, spec)
+    for name, value in module.state_dict().items():
+        if not bool(value.isfinite().all()) and not spec.is_own:
+            path = weights_path(workspace, space, block, spec)
+            raise InvalidFile(path, name, f"finite weights of {spec}", "NaN", "Delete it and run: qaedge distill")
+    return module
