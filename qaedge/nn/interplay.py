@@ -25,7 +25,7 @@ from qaedge.space import SearchSpace
 from qaedge.tables import LossTable
 
 #: How often each candidate of the block with the most of them is drawn.
-TIMES = 8
+TIMES = 16
 #: Groups of images, and how many are in each. Networks teach more than images do: of as many passes, more networks
 #: on few images each rank others better (`docs/decisions/0026-harm-in-company.md`), if not all on the same ones.
 GROUPS, IMAGES = 8, 4

@@ -103,7 +103,8 @@ def table(
 #: What is summed -> what it is.
 _SUMMED = {
     "block loss": "Block loss: noise over signal",
-    "harm": "Harm: the root of how far the classes of the teacher diverge with that candidate alone in its place",
+    "harm": "Harm: how far the classes of the teacher diverge with that candidate alone in its place, to a power of "
+    "about a half and with a weight for its block, as networks drawn at random tell them",
 }
 
 
