@@ -19,7 +19,7 @@ from qaedge.influence import Influence, influence_rows, singles
 from qaedge.interplay import LEAST, Singles, fit_interplay, interplay_rows
 from qaedge.nn.divergence import Divergence
 from qaedge.nn.interplay import IMAGES, TIMES, drawn, measure_interplay, missing_interplay
-from qaedge.nn.library import load_candidate, weights_path
+from qaedge.nn.library import distilling, load_candidate, weights_path
 from qaedge.nn.student import open_splits
 from qaedge.nn.teacher import load_teacher, with_blocks
 from qaedge.project import Workspace
@@ -91,6 +91,12 @@ def test_what_was_interrupted_goes_on_and_the_fit_is_there(made, capsys):
     assert fitted is not None and LEAST <= told["networks"] == fitted.networks <= len(before)
     read = Influence.read(made.loss_file(space.origin), space)
     assert read is not None and (read.interplay == fitted) == fitted.is_better
+
+
+def test_two_do_not_put_the_same_networks_together(made, capsys):
+    with distilling(made.loss_file(space_of(made).origin)):
+        assert cli.run(["distill", "--quiet", "--project", str(made.path("qaedge.toml"))]) == 1
+    assert "is distilling in" in capsys.readouterr().err
 
 
 def test_a_space_that_changes_keeps_its_rows(made):
