@@ -57,10 +57,17 @@ def missing_interplay(workspace: Workspace, space: SearchSpace) -> list[tuple[in
     So a space that grows keeps its rows, and runs the networks of what is new. Empty where a block has no candidate
     that was put in its place alone, or where there would be too few networks to tell anything.
     """
+    known = _known(workspace, space)
+    return [] if known is None else _missing(workspace, space, known)
+
+
+def _known(workspace: Workspace, space: SearchSpace) -> Singles | None:
     loss_file = workspace.loss_file(space.origin)
-    known = singles(influence_rows(loss_file).rows(), space, LossTable(LossTable.store(loss_file).rows()))
-    if known is None:
-        return []
+    return singles(influence_rows(loss_file).rows(), space, LossTable(LossTable.store(loss_file).rows()))
+
+
+def _missing(workspace: Workspace, space: SearchSpace, known: Singles) -> list[tuple[int, dict[str, str]]]:
+    loss_file = workspace.loss_file(space.origin)
     there = {tuple(row.specs[name] for name in known) for row in interplay_rows(loss_file).rows() if row.is_of(known)}
     times = Counter(pair for specs in there for pair in zip(known, specs, strict=True))
     missing = []
@@ -82,13 +89,11 @@ def measure_interplay(workspace: Workspace, teacher: Teacher, space: SearchSpace
         InvalidFile: they are no numbers.
         DiskFull: no space for a row; those before are kept.
     """
-    missing = missing_interplay(workspace, space)
-    if not missing:
+    known = _known(workspace, space)
+    missing = [] if known is None else _missing(workspace, space, known)
+    if known is None or not missing:
         return
-    loss_file = workspace.loss_file(space.origin)
-    known = singles(influence_rows(loss_file).rows(), space, LossTable(LossTable.store(loss_file).rows()))
-    assert known is not None, "or nothing would be missing"
-    store = interplay_rows(loss_file)
+    store = interplay_rows(workspace.loss_file(space.origin))
     divergence = Divergence(teacher, train, GROUPS * IMAGES)
     parts = [slice(at, at + IMAGES) for at in range(0, max(1, len(divergence.names) - IMAGES + 1), IMAGES)]
     network = copy.deepcopy(teacher.module).eval()
