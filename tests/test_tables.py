@@ -2,6 +2,7 @@ import itertools
 import random
 
 import msgspec
+import numpy as np
 import pytest
 from synthetic import make_loss_row, make_measurement, make_space, make_tables
 from widths import networks_of, row_of, widths_space, widths_tables
@@ -11,6 +12,7 @@ from qaedge.errors import InvalidFile, NotMeasured
 from qaedge.network_key import HELD_OUT, network_key, places_of
 from qaedge.predictions import Predictions
 from qaedge.probes import origin_network, probes
+from qaedge.search.problem import choice
 from qaedge.search.space_problem import build_problem
 from qaedge.tables import LatencyRow, LatencyTable, LossTable, anchor_key, table_keys
 
@@ -184,6 +186,37 @@ def test_the_anchor_key_tells_teacher_scheme_and_input():
     assert anchor_key(make_space(), "w7a8") == "teacher_abababababab@w7a8@8x12x16"
     other = msgspec.structs.replace(make_space(), teacher="12" * 32)
     assert anchor_key(other, "w7a8") != anchor_key(make_space(), "w7a8")
+
+
+def test_what_a_call_takes_is_taken_off_blocks_and_off_no_prediction():
+    space = make_space()
+    losses, table = make_tables(space)
+    draw = random.Random(0)
+    called = LatencyTable(
+        "local",
+        [
+            msgspec.structs.replace(
+                row, measurement=msgspec.structs.replace(row.measurement, overhead_s=draw.uniform(1e-4, 1e-3))
+            )
+            for row in table.rows.values()
+        ],
+    )
+    block = space.blocks[1]
+    overheads = sorted(called.row(candidate.key).measurement.overhead_s for candidate in block.candidates)
+    assert called.call_s(block) == pytest.approx((overheads[1] + overheads[2]) / 2)
+    for candidate in block.candidates:
+        whole = called.row(candidate.key).measurement
+        assert called.inside_s(block, candidate) == pytest.approx(whole.median_s - called.call_s(block))
+        assert called.inside_s(block, candidate, "min") == pytest.approx(min(whole.samples_s) - called.call_s(block))
+    for places in itertools.product(range(4), repeat=3):
+        network = [block.candidates[place] for block, place in zip(space.blocks, places, strict=True)]
+        assert called.predict_latency(space, network) == pytest.approx(table.predict_latency(space, network))
+        costs = [
+            choice(build_problem(space, losses, {"local": each}).problem, np.array(places)).costs["latency@local"]
+            for each in (table, called)
+        ]
+        assert costs[0] == pytest.approx(costs[1]) == pytest.approx(table.predict_latency(space, network)[0])
+    assert LatencyTable("local", []).call_s(block) == 0
 
 
 def test_a_border_costs_its_row_less_the_call_and_never_less_than_nothing():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qaedge import plots, report
 from qaedge.metric import PEAK_MEMORY, SIZE, format_cost, kind_of, title
+from qaedge.tables import own_network
 from qaedge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -56,9 +57,11 @@ def show_choice(
     """
     columns = []
     for device, table in found.latencies.items():
-        _, owns = table.origin(found.space, found.is_float)
-        alone = [format_seconds(table.row(one.key).measurement.median_s) for one in found.candidates(choice)]
-        own = [format_seconds(row.measurement.median_s) for row in owns]
+        networks = (found.candidates(choice), own_network(found.space, found.is_float))
+        alone, own = (
+            [format_seconds(table.inside_s(*pair)) for pair in zip(found.space.blocks, network, strict=True)]
+            for network in networks
+        )
         on = f" on {device}" if len(found.latencies) > 1 else ""
         columns += [(f">alone{on}", alone), (f">teacher's own{on}", own)]
     if PEAK_MEMORY in choice.costs:

@@ -39,7 +39,10 @@ EXAMPLES = (
 
 
 class BlockRow(msgspec.Struct, frozen=True):
-    """A block as it was measured; latencies [s] are None where no row is there."""
+    """A block as it was measured; latencies [s] are without `call_s`, and None where no row is there.
+
+    `call_s` is what calling it alone takes beside the block itself (R12).
+    """
 
     block: str
     candidates: int
@@ -48,6 +51,7 @@ class BlockRow(msgspec.Struct, frozen=True):
     own_s: float | None
     slowest_s: float | None
     unstable: int
+    call_s: float | None = None
 
 
 class BorderRow(msgspec.Struct, frozen=True):
@@ -225,17 +229,19 @@ def _export(
 
 
 def _block_row(block: Block, table: LatencyTable) -> BlockRow:
-    rows = [table.rows[c.key].measurement for c in block.candidates if c.key in table.rows]
-    times = [row.median_s for row in rows]
-    own = table.rows.get(block.candidates[0].key)
+    there = [candidate for candidate in block.candidates if candidate.key in table.rows]
+    rows = [table.rows[candidate.key].measurement for candidate in there]
+    times = [table.inside_s(block, candidate) for candidate in there]
+    own = block.candidates[0]
     return BlockRow(
         block=block.name,
         candidates=len(block.candidates),
         measured=len(rows),
         fastest_s=min(times, default=None),
-        own_s=own.measurement.median_s if own else None,
+        own_s=table.inside_s(block, own) if own.key in table.rows else None,
         slowest_s=max(times, default=None),
         unstable=sum("unstable" in row.doubts for row in rows),
+        call_s=table.call_s(block) if rows else None,
     )
 
 
@@ -244,9 +250,22 @@ def _show(summary: Summary) -> None:
         return None if value is None else format_seconds(value)
 
     report.table(
-        ("block", ">candidates", ">measured", ">fastest", ">teacher's own", ">slowest", ">unstable"),
+        (
+            "block",
+            ">candidates",
+            ">measured",
+            ">fastest",
+            ">teacher's own",
+            ">slowest",
+            ">call, taken off",
+            ">unstable",
+        ),
         [
-            (b.block, b.candidates, b.measured, time(b.fastest_s), time(b.own_s), time(b.slowest_s), b.unstable)
+            (
+                *(b.block, b.candidates, b.measured),
+                *(time(b.fastest_s), time(b.own_s), time(b.slowest_s), time(b.call_s)),
+                b.unstable,
+            )
             for b in summary.blocks
         ],
         title=f"{summary.device}, {summary.format}",

@@ -35,7 +35,10 @@ class Layer(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a candidate costs alone, as a file of one format: median, standard error, size, reasons to distrust it."""
+    """What a candidate costs alone, as a file of one format, and reasons to distrust it.
+
+    The latency is the median without the call that it was measured by.
+    """
 
     latency_s: float
     error_s: float

@@ -185,8 +185,9 @@ def _drawing() -> Section:
         "Block by block",
         f'<p>{_select("drawn", "Network")} <span class="legend" id="bits-legend"></span></p>',
         '<div id="drawing"></div>',
-        '<p class="small">Latency and loss of each block alone; in gray, those of the teacher\'s own block. Borders '
-        "between blocks, input and output are in the whole network only, so the sum is not its latency.</p>",
+        '<p class="small">Latency of each block alone, without the call that measured it, and its loss; in gray, those '
+        "of the teacher's own block. Borders between blocks, input and output are in the whole network only, so "
+        "the sum is not its latency.</p>",
     )
 
 
