@@ -33,7 +33,25 @@ def computation_digest(module: nn.Module) -> str:
         code = str(graph)
     except Exception:  # noqa: BLE001 - user code may raise anything under tracing
         code = "\n".join(sorted({_source(type(part)) for part in module.modules()}))
-    return hashlib.sha256(f"{code}\n{module!r}\n{_tensors_digest(constants)}".encode()).hexdigest()
+    return hashlib.sha256(f"{code}\n{_settings(module)}\n{_tensors_digest(constants)}".encode()).hexdigest()
+
+
+def _settings(module: nn.Module) -> str:
+    """Return a line for each layer, with its settings.
+
+    Of torch's own layers these are the ones that decide what they compute, by name: how a layer prints itself
+    changes from version to version, and a library of candidates has to outlive that.
+    """
+    lines = []
+    for name, part in module.named_modules():
+        kind = type(part)
+        names = getattr(kind, "__constants__", None) if kind.__module__.startswith("torch.nn.modules.") else None
+        if names is not None:
+            said = ", ".join(f"{key}={getattr(part, key)!r}" for key in sorted(set(names)) if hasattr(part, key))
+        else:
+            said = part.extra_repr() if kind.__repr__ is nn.Module.__repr__ else repr(part)
+        lines.append(f"{name}: {kind.__qualname__}({said})")
+    return "\n".join(lines)
 
 
 def _source(kind: type) -> str:
@@ -64,4 +82,4 @@ def structure_digest(part: nn.Module, shape: Shape, unique: str) -> str:
     except Exception as error:  # noqa: BLE001 - user code may raise anything under tracing
         graph = f"{unique} {type(error).__name__}"
     shapes = [(key, tuple(tensor.shape)) for key, tensor in part.state_dict().items()]
-    return hashlib.sha256(f"{graph}\n{part!r}\n{shapes}\n{shape}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{graph}\n{_settings(part)}\n{shapes}\n{shape}".encode()).hexdigest()[:12]

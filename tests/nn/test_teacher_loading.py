@@ -141,6 +141,33 @@ def test_block_digests_follow_structure_not_weights(tmp_path: Path, teacher: Tea
     assert all(a.digest != b.digest for a, b in zip(larger.blocks, teacher.blocks, strict=True))
 
 
+def test_digests_outlive_how_a_version_of_torch_prints_its_layers(tmp_path, monkeypatch, teacher) -> None:
+    known = [teacher.digest, *(block.digest for block in teacher.blocks)]
+    monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: "as a later version says it")
+    again = load_teacher(workspace(tmp_path))
+    assert [again.digest, *(block.digest for block in again.blocks)] == known
+
+
+def test_digests_follow_the_settings_of_layers() -> None:
+    layers = [
+        nn.BatchNorm2d(3),
+        nn.BatchNorm2d(3, eps=1e-3),
+        nn.Conv2d(3, 3, 3, padding=1),
+        nn.Conv2d(3, 3, 3, padding=2, dilation=2),
+        nn.Conv2d(3, 3, 3, padding=1, padding_mode="reflect"),
+        nn.Hardtanh(),
+        nn.Hardtanh(max_val=2.0),
+        nn.LeakyReLU(0.1),
+        nn.LeakyReLU(0.2),
+        nn.AvgPool2d(3, 1, 1),
+        nn.AvgPool2d(3, 1, 1, count_include_pad=False),
+        nn.Upsample(scale_factor=1, mode="nearest"),
+        nn.Upsample(scale_factor=1, mode="bilinear"),
+    ]
+    parts = [with_tail(nn.Sequential(nn.Conv2d(3, 3, 1), layer), lambda net, x: net.tail["a"](x)) for layer in layers]
+    assert len({part.block("a").digest for part in parts}) == len(layers)
+
+
 def test_equal_layers_share_a_digest() -> None:
     net = cut_net({"one": "body[0:2]", "two": "body[2:4]", "a": "tail.a", "b": "tail.b"})
     assert net.block("one").digest == net.block("two").digest != net.block("a").digest == net.block("b").digest
