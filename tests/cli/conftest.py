@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -13,6 +13,7 @@ import pytest
 from tiny_tables import write_tables
 
 from qaedge import cli
+from qaedge.hil import campaign, contest, profile, settings
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
 
@@ -31,6 +32,24 @@ def own_lock(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     folder = str(tmp_path_factory.mktemp("agent"))
     monkeypatch.setenv("TMPDIR", folder)
     monkeypatch.setenv("QAEDGE_LOCKS", folder)
+
+
+class Brisk(settings.Settings, frozen=True):
+    """What commands measure with here: as they do anywhere, but less patient with a machine that is busy."""
+
+    warmup_limit_s: float = 0.3
+    rounds_max: int = 4
+    retakes: int = 1
+    drift_pause_s: float = 0.1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def brisk() -> Iterator[None]:
+    """Let commands in this process measure briskly: tests look at what becomes of figures, not at how true they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (settings, profile, campaign, contest):
+            patch.setattr(module, "Settings", Brisk)
+        yield
 
 
 class Ran(msgspec.Struct, frozen=True):
