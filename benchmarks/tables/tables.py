@@ -16,6 +16,7 @@ import json
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -52,8 +53,9 @@ NETWORKS, LIMITS = 40, 20
 PARTS = ("latency", "limits", "loss")
 #: Of the limits that are drawn; those of 0 and 1 told how great the margin has to be.
 SEEDS = {"onnx": 2, "tflite": 3}
-#: How often what was found is measured; the middle one counts.
-TURNS = 3
+#: How often what was found is measured, and how long lies between [s]: who else uses the machine stays for minutes.
+#: The middle one counts.
+TURNS, PAUSE_S = 5, 45.0
 #: Seed -> how many networks are judged. No fit has seen any of them.
 JUDGED = {0: 60, 1: 40}
 
@@ -98,7 +100,8 @@ def limits(held: WholeNetworks, file_format: str, seed: int) -> dict[str, object
             wanted[key] = (limit, network, *table.predict_latency(space, network))
     with tempfile.TemporaryDirectory() as folder:  # these join no table: they were not drawn, and not asked for
         store = LatencyTable.store(Path(folder) / "found.jsonl")
-        for _ in range(TURNS):  # each time loaded anew, and beside the teacher
+        for turn in range(TURNS):  # each time loaded anew, and beside the teacher
+            time.sleep(PAUSE_S if turn else 0.0)
             failed = held.measure(file_format, {key: found[1] for key, found in wanted.items()}, store.append)
             assert not failed, failed
         turns: dict[str, list[float]] = {}
@@ -123,6 +126,12 @@ def limits(held: WholeNetworks, file_format: str, seed: int) -> dict[str, object
         "used": float(np.median([float(one["measured_s"]) / float(one["limit_s"]) for one in searched])),
         "searches": searched,
     }
+
+
+def told_before(part: dict[str, Any], but: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """Return what a part of the result said before it was made again, however it came out, and what it said before."""
+    last = {name: value for name, value in part.items() if name not in {"earlier", *but}}
+    return [*part.get("earlier", []), *([last] if last else [])]
 
 
 def latency(held: WholeNetworks, file_format: str) -> dict[str, object]:
@@ -204,7 +213,10 @@ def main() -> None:
                 result["latency"] = {**result.get("latency", {}), **told}
         if "limits" in parts:
             kept = {kind: {**limits(held, kind, SEEDS[kind]), **circumstances()} for kind in formats}
-            result["limits"] = {**result.get("limits", {}), **kept}
+            before = result.get("limits", {})
+            for kind, found in kept.items():
+                found["earlier"] = told_before(before.get(kind, {}))
+            result["limits"] = {**before, **kept}
     if "loss" in parts:
         for seed, count in JUDGED.items():
             found = command(
@@ -213,7 +225,8 @@ def main() -> None:
                 *("--plot", str(HERE / "ranked.png")),
             )
         assert isinstance(found, dict)
-        result["loss"] = {**found, **losses_by(workspace, found["networks"]), **circumstances()}
+        judged = {**found, **losses_by(workspace, found["networks"]), **circumstances()}
+        result["loss"] = judged | {"earlier": told_before(result.get("loss", {}), ("networks", "interplay"))}
     write_json(path, result)
 
 
