@@ -146,6 +146,11 @@ class Measurement(msgspec.Struct, frozen=True):
         """The median of all samples [s]."""
         return statistics.median(self.samples_s)
 
+    @property
+    def inside_s(self) -> float:
+        """The median without the call that it was measured by (R12) [s]: what this takes as a part of a network."""
+        return max(0.0, self.median_s - self.overhead_s)
+
     def statistic_s(self, name: str) -> float:
         """The "median", "p25" or "min" of all samples [s] (R9)."""
         if name == "median":

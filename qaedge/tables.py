@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,7 @@ from qaedge.fit import ENOUGH, STATISTICS, Fit, fit
 from qaedge.measurement import Measurement
 from qaedge.network_key import FITTED, HELD_OUT, network_of
 from qaedge.probes import origin_network, probes
-from qaedge.space import Block, SearchSpace, Shape
+from qaedge.space import SearchSpace
 from qaedge.store import Store
 
 R = TypeVar("R")
@@ -111,12 +110,12 @@ class LatencyTable:
     """Costs on one device, of files of one format.
 
     A whole network is predicted from the measured whole teacher T0 (INT8, same form) and the
-    blocks: `T = T0 + c + sum(a_b * (t_b - t_b0)) + B - B0`, t_b0 being the teacher's own block; a t is what a
-    block takes without the call that it was measured by (`inside_s`). What a block's ends cost beside (layout
-    changes, input and output of the network) is in T0 and cancels in each difference; c and a_b are what measured
-    whole networks tell (`fit`). (A method of our own; measuring blocks alone and adding them counts their ends
-    once per block.) B is what lies between neighbours whose activations are of unlike widths (`qaedge.borders`),
-    and B0 what of it is in T0.
+    blocks: `T = T0 + c + sum(a_b * (t_b - t_b0)) + B - B0`, t_b0 being the teacher's own block. The call that each
+    was measured by (R12) and what a block's ends
+    cost (layout changes, input and output of the network) is in T0 and cancels in
+    each difference; c and a_b are what measured whole networks tell (`fit`). (A method of our own; measuring
+    blocks alone and adding them counts their ends once per block.) B is what lies between neighbours whose
+    activations are of unlike widths (`qaedge.borders`), and B0 what of it is in T0.
     """
 
     def __init__(self, device: str, rows: Iterable[LatencyRow], file_format: str = "onnx") -> None:
@@ -125,7 +124,6 @@ class LatencyTable:
         self.format = file_format
         self.rows = {row.key: row for row in rows if row.format == file_format}
         self._fits: dict[tuple[str, bool], Fit] = {}
-        self._calls: dict[tuple[Shape, Shape], float] = {}
 
     @staticmethod
     def read(path: Path, device: str, file_format: str = "onnx") -> LatencyTable:
@@ -156,25 +154,7 @@ class LatencyTable:
 
     def border_s(self, border: Border) -> float:
         """Return what a change of activation width takes within a network [s]; raise NotMeasured."""
-        found = self.row(border.key).measurement
-        return max(0.0, found.median_s - found.overhead_s)  # an operator within a network pays for no call
-
-    def call_s(self, block: Block) -> float:
-        """Return what calling a block alone takes beside the block itself (R12) [s]; 0 where no candidate was measured.
-
-        The middle of what was measured beside its candidates: they take and give the same tensors, so one figure is
-        right for all of them, and the noise of each stays out of the differences between two.
-        """
-        tensors = (block.input_shape, block.output_shape)
-        if tensors not in self._calls:
-            rows = [self.rows[c.key] for c in block.candidates if c.key in self.rows]
-            found = [row.measurement.overhead_s for row in rows]
-            self._calls[tensors] = statistics.median(found) if found else 0.0
-        return self._calls[tensors]
-
-    def inside_s(self, block: Block, candidate: Candidate, statistic: str = "median") -> float:
-        """Return what a candidate takes without what calling it alone takes beside (R12) [s]; raise NotMeasured."""
-        return self.row(candidate.key).measurement.statistic_s(statistic) - self.call_s(block)
+        return self.row(border.key).measurement.inside_s
 
     def borders_s(self, space: SearchSpace, network: Sequence[Candidate]) -> float:
         """Return what all changes of activation width in a network take [s]; raise NotMeasured."""
@@ -216,9 +196,8 @@ class LatencyTable:
             alike, kind = networks, not kind
         none = Fit((1.0,) * len(space.blocks))
         try:
-            anchor, _ = self.origin(space, kind)
-            owns = own_network(space, kind)
-            own_borders_s = self.borders_s(space, owns)
+            anchor, owns = self.origin(space, kind)
+            own_borders_s = self.borders_s(space, own_network(space, kind))
         except NotMeasured:
             return none
         usable = [(n, row) for n, row in alike if row is not anchor and self._holds(space, n)]
@@ -227,8 +206,8 @@ class LatencyTable:
         differences = {
             name: [
                 [
-                    self.inside_s(block, candidate, name) - self.inside_s(block, own, name)
-                    for block, candidate, own in zip(space.blocks, network, owns, strict=True)
+                    self.rows[candidate.key].measurement.statistic_s(name) - own.measurement.statistic_s(name)
+                    for candidate, own in zip(network, owns, strict=True)
                 ]
                 for network, _ in usable
             ]
@@ -264,16 +243,15 @@ class LatencyTable:
         """
         chosen = list(choices)
         kind = chosen[0].scheme.is_float
-        anchor_row, _ = self.origin(space, kind)
-        owns, anchor, fitted = own_network(space, kind), anchor_row.measurement, self.fit(space, kind)
+        anchor_row, owns = self.origin(space, kind)
+        anchor, fitted = anchor_row.measurement, self.fit(space, kind)
         value, variance = anchor.median_s + fitted.offset_s, anchor.error_s**2
-        named = zip(space.blocks, owns, chosen, fitted.slopes, strict=True)
-        for block, own, candidate, slope in named:
-            if candidate.key != own.key:
-                times = [self.inside_s(block, each, fitted.statistic) for each in (candidate, own)]
-                errors = [self.row(each.key).measurement.error_s for each in (candidate, own)]
-                value += slope * (times[0] - times[1])
-                variance += slope**2 * (errors[0] ** 2 + errors[1] ** 2)
+        for own_row, candidate, slope in zip(owns, chosen, fitted.slopes, strict=True):
+            own = own_row.measurement
+            mine = self.row(candidate.key).measurement
+            if mine is not own:
+                value += slope * (mine.statistic_s(fitted.statistic) - own.statistic_s(fitted.statistic))
+                variance += slope**2 * (mine.error_s**2 + own.error_s**2)
         value += self.borders_s(space, chosen) - self.borders_s(space, own_network(space, kind))
         return value, (variance + (fitted.relative_error * value) ** 2) ** 0.5
 

@@ -210,7 +210,10 @@ def main() -> None:
             if flags.name:
                 result[flags.name] = {"latency": told, "device": device}
             else:
-                result["latency"] = {**result.get("latency", {}), **told}
+                before = result.get("latency", {})
+                for kind, found in told.items():
+                    found["earlier"] = told_before(before.get(kind, {}), ("networks",))
+                result["latency"] = {**before, **told}
         if "limits" in parts:
             kept = {kind: {**limits(held, kind, SEEDS[kind]), **circumstances()} for kind in formats}
             before = result.get("limits", {})

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from qaedge import plots, report
 from qaedge.metric import PEAK_MEMORY, SIZE, format_cost, kind_of, title
-from qaedge.tables import own_network
 from qaedge.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -57,11 +56,9 @@ def show_choice(
     """
     columns = []
     for device, table in found.latencies.items():
-        networks = (found.candidates(choice), own_network(found.space, found.is_float))
-        alone, own = (
-            [format_seconds(table.inside_s(*pair)) for pair in zip(found.space.blocks, network, strict=True)]
-            for network in networks
-        )
+        _, owns = table.origin(found.space, found.is_float)
+        alone = [format_seconds(table.row(one.key).measurement.inside_s) for one in found.candidates(choice)]
+        own = [format_seconds(row.measurement.inside_s) for row in owns]
         on = f" on {device}" if len(found.latencies) > 1 else ""
         columns += [(f">alone{on}", alone), (f">teacher's own{on}", own)]
     if PEAK_MEMORY in choice.costs:

@@ -39,10 +39,7 @@ EXAMPLES = (
 
 
 class BlockRow(msgspec.Struct, frozen=True):
-    """A block as it was measured; latencies [s] are without `call_s`, and None where no row is there.
-
-    `call_s` is what calling it alone takes beside the block itself (R12).
-    """
+    """A block as it was measured; latencies [s] are without the call (R12), and None where no row is there."""
 
     block: str
     candidates: int
@@ -51,7 +48,6 @@ class BlockRow(msgspec.Struct, frozen=True):
     own_s: float | None
     slowest_s: float | None
     unstable: int
-    call_s: float | None = None
 
 
 class BorderRow(msgspec.Struct, frozen=True):
@@ -229,19 +225,17 @@ def _export(
 
 
 def _block_row(block: Block, table: LatencyTable) -> BlockRow:
-    there = [candidate for candidate in block.candidates if candidate.key in table.rows]
-    rows = [table.rows[candidate.key].measurement for candidate in there]
-    times = [table.inside_s(block, candidate) for candidate in there]
-    own = block.candidates[0]
+    rows = [table.rows[c.key].measurement for c in block.candidates if c.key in table.rows]
+    times = [row.inside_s for row in rows]
+    own = table.rows.get(block.candidates[0].key)
     return BlockRow(
         block=block.name,
         candidates=len(block.candidates),
         measured=len(rows),
         fastest_s=min(times, default=None),
-        own_s=table.inside_s(block, own) if own.key in table.rows else None,
+        own_s=own.measurement.inside_s if own else None,
         slowest_s=max(times, default=None),
         unstable=sum("unstable" in row.doubts for row in rows),
-        call_s=table.call_s(block) if rows else None,
     )
 
 
@@ -250,22 +244,9 @@ def _show(summary: Summary) -> None:
         return None if value is None else format_seconds(value)
 
     report.table(
-        (
-            "block",
-            ">candidates",
-            ">measured",
-            ">fastest",
-            ">teacher's own",
-            ">slowest",
-            ">call, taken off",
-            ">unstable",
-        ),
+        ("block", ">candidates", ">measured", ">fastest", ">teacher's own", ">slowest", ">unstable"),
         [
-            (
-                *(b.block, b.candidates, b.measured),
-                *(time(b.fastest_s), time(b.own_s), time(b.slowest_s), time(b.call_s)),
-                b.unstable,
-            )
+            (b.block, b.candidates, b.measured, time(b.fastest_s), time(b.own_s), time(b.slowest_s), b.unstable)
             for b in summary.blocks
         ],
         title=f"{summary.device}, {summary.format}",

@@ -26,7 +26,7 @@ ERRORS, LEAST = 3.0, 0.03
 
 
 class Slower(msgspec.Struct, frozen=True):
-    """A candidate that takes longer quantized than in float [s]."""
+    """A candidate that takes longer quantized than in float [s], without the call of either (R12)."""
 
     spec: str
     scheme: str
@@ -37,7 +37,7 @@ class Slower(msgspec.Struct, frozen=True):
 class SlowerBits(msgspec.Struct, frozen=True):
     """A candidate that takes longer with fewer bits of weights than in another scheme, such as w8a8 or w7a8 [s].
 
-    `error_s` is the standard error of the difference.
+    Both are without the call (R12); `error_s` is the standard error of the difference.
     """
 
     spec: str
@@ -51,9 +51,9 @@ class SlowerBits(msgspec.Struct, frozen=True):
 def slower_in_integers(space: SearchSpace, table: LatencyTable) -> tuple[Slower, ...]:
     """Return which candidates are slower quantized than in float on this device, where both were measured."""
     return tuple(
-        Slower(str(one.spec), str(one.scheme), mine.median_s, real.median_s)
+        Slower(str(one.spec), str(one.scheme), mine.inside_s, real.inside_s)
         for one, mine, _, real in _pairs(space, table, lambda scheme: FLOAT)
-        if mine.median_s > real.median_s
+        if mine.inside_s > real.inside_s
     )
 
 
@@ -64,11 +64,11 @@ def slower_in_fewer_bits(space: SearchSpace, table: LatencyTable) -> tuple[Slowe
     """
     found = []
     for one, mine, other, wide in _pairs(space, table, _widest):
-        difference = mine.median_s - wide.median_s
+        difference = mine.inside_s - wide.inside_s
         error = (mine.error_s**2 + wide.error_s**2) ** 0.5
         spoiled = mine.is_spoiled or wide.is_spoiled
-        if not spoiled and difference > max(ERRORS * error, LEAST * wide.median_s):
-            found.append(SlowerBits(str(one.spec), str(one.scheme), mine.median_s, str(other), wide.median_s, error))
+        if not spoiled and difference > max(ERRORS * error, LEAST * wide.inside_s):
+            found.append(SlowerBits(str(one.spec), str(one.scheme), mine.inside_s, str(other), wide.inside_s, error))
     return tuple(found)
 
 

@@ -12,6 +12,15 @@ from torch import Tensor, fx, nn
 
 from qaedge.space import Shape
 
+#: Settings that torch's layers compute by and do not list in `__constants__`.
+_UNLISTED = {
+    "MultiheadAttention": ("num_heads", "add_zero_attn"),
+    "TransformerEncoderLayer": ("activation",),
+    "TransformerDecoderLayer": ("activation",),
+}
+#: What only holds other layers, which have lines of their own.
+_CONTAINERS = {nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict}
+
 
 def weights_digest(module: nn.Module) -> str:
     """Hash parameters and buffers, those too that no weights file holds: a function may draw them itself."""
@@ -45,12 +54,18 @@ def _settings(module: nn.Module) -> str:
     lines = []
     for name, part in module.named_modules():
         kind = type(part)
-        names = getattr(kind, "__constants__", None) if kind.__module__.startswith("torch.nn.modules.") else None
-        if names is not None:
-            said = ", ".join(f"{key}={getattr(part, key)!r}" for key in sorted(set(names)) if hasattr(part, key))
-        else:
-            said = part.extra_repr() if kind.__repr__ is nn.Module.__repr__ else repr(part)
-        lines.append(f"{name}: {kind.__qualname__}({said})")
+        torchs = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules."))
+        names = {*getattr(torchs, "__constants__", ()), *_UNLISTED.get(torchs.__name__, ())}
+        said = [
+            f"{key}={getattr(value, '__name__', value)!r}"
+            for key in sorted(names)
+            if not isinstance(value := getattr(part, key, None), nn.Module)
+        ]
+        if kind is not torchs and kind.__repr__ is not torchs.__repr__:
+            said.append(repr(part))  # what a layer of the user's own says of itself
+        elif torchs.extra_repr is not kind.extra_repr or not (names or torchs in _CONTAINERS):
+            said.append(part.extra_repr())
+        lines.append(f"{name}: {kind.__qualname__}({', '.join(said)})")
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ from qaedge.progress import Step
 from qaedge.search import rivals
 from qaedge.search.space_problem import Constraint, SpaceProblem, build_problem
 from qaedge.space import Block, SearchSpace
-from qaedge.tables import LatencyTable, LossTable, table_keys
+from qaedge.tables import LatencyRow, LatencyTable, LossTable, table_keys
 from qaedge.units import format_seconds
 
 #: Networks of a front that are shown, at most.
@@ -335,15 +335,15 @@ def _candidate(source: Source, block: Block, candidate: Candidate) -> CandidateV
         loss=row.loss if row else None,
         float_loss=row.float_loss if row else None,
         recipe=row.recipe if row else "",
-        costs=tuple(_cost(table, block, candidate) for table in source.tables),
+        costs=tuple(_cost(table.rows.get(candidate.key)) for table in source.tables),
     )
 
 
-def _cost(table: LatencyTable, block: Block, candidate: Candidate) -> Cost | None:
-    row = table.rows.get(candidate.key)
+def _cost(row: LatencyRow | None) -> Cost | None:
     if row is None:
         return None
-    return Cost(table.inside_s(block, candidate), row.measurement.error_s, row.size_bytes, row.measurement.doubts)
+    measurement = row.measurement
+    return Cost(measurement.inside_s, measurement.error_s, row.size_bytes, measurement.doubts)
 
 
 def _mixed(source: Source) -> list[str]:

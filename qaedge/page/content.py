@@ -37,7 +37,7 @@ class Layer(msgspec.Struct, frozen=True):
 class Cost(msgspec.Struct, frozen=True):
     """What a candidate costs alone, as a file of one format, and reasons to distrust it.
 
-    The latency is the median without the call that it was measured by.
+    The latency is the median without the call that it was measured by [s], its standard error beside it [s].
     """
 
     latency_s: float

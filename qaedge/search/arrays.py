@@ -64,8 +64,7 @@ def options_of(
         for device, row in rows.items():
             assert row is not None
             metric, fitted = latency_on(device), fits[device]
-            inside_s = latencies[device].inside_s(block, candidate, fitted.statistic)
-            costs[metric].append(fitted.slopes[number] * inside_s)
+            costs[metric].append(fitted.slopes[number] * row.measurement.statistic_s(fitted.statistic))
             if row.measurement.doubts:
                 doubtful[metric] = doubtful.get(metric, 0) + 1
     if not indices:

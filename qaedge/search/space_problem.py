@@ -266,12 +266,12 @@ def build_problem(
     base: dict[str, float] = {}
     teacher: dict[str, float] = {}
     for device, table in latencies.items():
-        anchor, _ = table.origin(space, kind)
+        anchor, own = table.origin(space, kind)
         fits[device] = fitted = table.fit(space, kind)
         teacher[latency_on(device)] = anchor.measurement.median_s
         base[latency_on(device)] = anchor.measurement.median_s + fitted.offset_s
-        for slope, block, own in zip(fitted.slopes, space.blocks, own_network(space, kind), strict=True):
-            base[latency_on(device)] -= slope * table.inside_s(block, own, fitted.statistic)
+        for slope, row in zip(fitted.slopes, own, strict=True):
+            base[latency_on(device)] -= slope * row.measurement.statistic_s(fitted.statistic)
         base[latency_on(device)] -= table.borders_s(space, own_network(space, kind))
     sized = sizes or next(iter(latencies.values()), None)
     part_sizes: dict[str, float] = {}

@@ -43,7 +43,7 @@ class Brisk(settings.Settings, frozen=True):
     drift_pause_s: float = 0.1
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def brisk() -> Iterator[None]:
     """Let commands in this process measure briskly: tests look at what becomes of figures, not at how true they are."""
     with pytest.MonkeyPatch.context() as patch:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import statistics
 import subprocess
 import sys
 
@@ -181,9 +182,10 @@ def test_what_was_taken_beside_others_is_set_aside(device, target, relu, quick, 
             (found,) = results(measure(session, [relu(300_000)], patient, threads=1))
         row = found.measurement
         assert not (row.aside_s and "disturbed" in row.doubts), "either enough others count, or all"
-        if row.aside_s:
+        if row.aside_s and statistics.median(row.aside_s) > row.median_s:  # another process ran in them, too
             break
-    assert row.aside_s
+    else:
+        pytest.fail("in five sessions beside others nothing slow was set aside")
     data = msgspec.json.encode(row)
     assert msgspec.json.decode(data, type=type(row)) == row
     assert len(row.with_load(row).aside_s) == 2 * len(row.aside_s)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qaedge.errors import MissingFile, TeacherError
 from qaedge.nn.deeplab import deeplabv3_mobilenetv2
+from qaedge.nn.fingerprint import computation_digest, structure_digest
 from qaedge.nn.teacher import (
     Teacher,
     cut,
@@ -146,6 +147,46 @@ def test_digests_outlive_how_a_version_of_torch_prints_its_layers(tmp_path, monk
     monkeypatch.setattr(nn.BatchNorm2d, "extra_repr", lambda self: "as a later version says it")
     again = load_teacher(workspace(tmp_path))
     assert [again.digest, *(block.digest for block in again.blocks)] == known
+
+
+class OwnNorm(nn.BatchNorm2d):
+    """A layer as users derive them."""
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)]),
+        lambda: nn.Sequential(nn.Conv2d(3, 3, 1), OwnNorm(3)),
+        lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)),
+        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 1, norm=nn.LayerNorm(8)),
+    ],
+    ids=["list", "derived", "parametrized", "nested"],
+)
+def test_so_do_those_of_layers_within_layers(monkeypatch, make) -> None:
+    def digests() -> tuple[str, str]:
+        torch.manual_seed(0)
+        module = make()
+        return computation_digest(module), structure_digest(module, (3, 4, 4), "")
+
+    known = digests()
+    for kind in (nn.modules.batchnorm._NormBase, nn.modules.conv._ConvNd, nn.LayerNorm, nn.Linear):
+        monkeypatch.setattr(kind, "extra_repr", lambda self: "as a later version says it")
+    assert digests() == known
+
+
+def test_digests_follow_what_users_layers_say_of_themselves() -> None:
+    class Told(nn.ReLU):
+        def __init__(self, said: str) -> None:
+            super().__init__()
+            self.said = said
+
+        def extra_repr(self) -> str:
+            return self.said
+
+    assert computation_digest(Told("one")) != computation_digest(Told("other"))
+    heads = [nn.MultiheadAttention(8, count) for count in (2, 4)]
+    assert structure_digest(heads[0], (8, 1, 1), "") != structure_digest(heads[1], (8, 1, 1), "")
 
 
 def test_digests_follow_the_settings_of_layers() -> None:
