@@ -54,7 +54,8 @@ def _settings(module: nn.Module) -> str:
     lines = []
     for name, part in module.named_modules():
         kind = type(part)
-        torchs = next(base for base in kind.__mro__ if base.__module__.startswith("torch.nn.modules."))
+        bases = (base for base in kind.__mro__ if issubclass(base, nn.Module))
+        torchs = next(base for base in bases if base.__module__.startswith("torch.nn.modules."))
         names = {*getattr(torchs, "__constants__", ()), *_UNLISTED.get(torchs.__name__, ())}
         said = [
             f"{key}={getattr(value, '__name__', value)!r}"

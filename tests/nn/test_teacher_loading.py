@@ -159,7 +159,9 @@ class OwnNorm(nn.BatchNorm2d):
         lambda: nn.ModuleList([nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)]),
         lambda: nn.Sequential(nn.Conv2d(3, 3, 1), OwnNorm(3)),
         lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1)),
-        lambda: nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2), 1, norm=nn.LayerNorm(8)),
+        lambda: nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(8, 2), 1, norm=nn.LayerNorm(8), enable_nested_tensor=False
+        ),
     ],
     ids=["list", "derived", "parametrized", "nested"],
 )
