@@ -62,9 +62,10 @@ def _settings(module: nn.Module) -> str:
             for key in sorted(names)
             if not isinstance(value := getattr(part, key, None), nn.Module)
         ]
-        if kind is not torchs and kind.__repr__ is not torchs.__repr__:
+        own = {name for base in kind.__mro__[: kind.__mro__.index(torchs)] for name in vars(base)}
+        if "__repr__" in own:
             said.append(repr(part))  # what a layer of the user's own says of itself
-        elif torchs.extra_repr is not kind.extra_repr or not (names or torchs in _CONTAINERS):
+        elif "extra_repr" in own or not (names or torchs in _CONTAINERS):
             said.append(part.extra_repr())
         lines.append(f"{name}: {kind.__qualname__}({', '.join(said)})")
     return "\n".join(lines)
