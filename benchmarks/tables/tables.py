@@ -159,12 +159,33 @@ def losses_by(workspace: Workspace, networks: list[dict[str, Any]]) -> dict[str,
     every = _taus(networks)
     harm = every[HARM]
     return {
+        "library": space.origin,
         "kendall_tau": harm["miou"],
         "kendall_tau_divergence": harm["divergence"],
+        "kendall_tau_error": _error(networks),
         "summed": every,
         "seeds": seeds,
         "interplay": msgspec.to_builtins(influence.interplay),
     }
+
+
+def _error(networks: list[dict[str, Any]]) -> float:
+    """Return the standard error of the harm's tau with the mIoU lost: by leaving out one network after the other."""
+    without = [_taus([*networks[:at], *networks[at + 1 :]])[HARM]["miou"] for at in range(len(networks))]
+    n = len(networks)
+    return float(np.sqrt((n - 1) * np.var(np.array(without, dtype=float))))
+
+
+def of_libraries(judged: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what was judged now, with the taus of all libraries together: the mean, each by its networks."""
+    mine = {name: value for name, value in judged.items() if name not in {"networks", "interplay"}}
+    libraries = [*(one for one in others if one["library"] != judged["library"]), mine]
+    counts = [one["n"] for one in libraries]
+    means = {
+        name: float(np.average([one[name] for one in libraries], weights=counts))
+        for name in ("kendall_tau", "kendall_tau_divergence")
+    }
+    return {**judged, **means, "n": sum(counts), "libraries": libraries}
 
 
 def _taus(networks: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
@@ -229,7 +250,7 @@ def main() -> None:
             )
         assert isinstance(found, dict)
         judged = {**found, **losses_by(workspace, found["networks"]), **circumstances()}
-        result["loss"] = judged | {"earlier": told_before(result.get("loss", {}), ("networks", "interplay"))}
+        result["loss"] = of_libraries(judged, result.get("loss", {}).get("libraries", []))
     write_json(path, result)
 
 
