@@ -60,6 +60,19 @@ def far_of(network):
     return TEACHER_MS + (0, 1, 4)[network[0]] + ROWS[1][network[1]][1] - ROWS[1][0][1]
 
 
+def test_blocks_are_shown_without_the_call_that_measured_them(tables, qaedge):
+    before = qaedge("search", "--latency", "none").out
+    store = LatencyTable.store(Workspace.open().latency_file("local"))
+    for row in list(store.rows()):
+        called = msgspec.structs.replace(row.measurement, overhead_s=0.0005)
+        store.append(msgspec.structs.replace(row, measurement=called))
+    shown = qaedge("search", "--latency", "none").out
+    for milliseconds in (rows[0][1] for rows in ROWS):
+        assert before.count(f" {milliseconds} ms") >= shown.count(f" {milliseconds} ms") + 2
+        assert shown.count(f" {milliseconds - 0.5} ms") == 2, "of the candidate, and of the teacher's own"
+    assert f"{TEACHER_MS} ms" in shown, "a whole network keeps its call"
+
+
 def test_limits_on_two_devices_are_kept_at_once(other, qaedge):
     ran = qaedge("search", "--latency", "14ms", "--latency", "far=15.5ms", "--json")
     assert ran.status == 0, ran.err

@@ -54,6 +54,16 @@ def test_chosen_networks_are_predicted_by_the_tables_of_now(source):
     assert within.name == "within 75%" and within.network.latency_s <= 0.75 * 0.075
 
 
+def test_times_of_candidates_are_without_the_call_that_measured_them(source):
+    found = collected(source)
+    for block, view in zip(source.space.blocks, found.blocks, strict=True):
+        for candidate, shown in zip(block.candidates, view.candidates, strict=True):
+            for table, cost in zip(source.tables, shown.costs, strict=True):
+                row = table.row(candidate.key).measurement
+                assert row.overhead_s > 0 and cost is not None
+                assert cost.latency_s == pytest.approx(row.median_s - row.overhead_s)
+
+
 def test_measured_networks_are_held_against_predictions(source):
     found = collected(source)
     assert len(found.measured) == sum(len(measured_networks(t, source.space)) for t in source.tables)
