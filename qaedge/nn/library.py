@@ -41,7 +41,7 @@ from qaedge.nn.recipe import NEAREST, Bench, Quantized, quantize
 from qaedge.nn.rounded import rounded_path
 from qaedge.nn.teacher import Teacher, load_teacher
 from qaedge.nn.tracing import trace
-from qaedge.nn.workers import END_S, end_with, uninterrupted
+from qaedge.nn.workers import END_S, alone_with_locks, end_with, uninterrupted
 from qaedge.progress import Step
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
@@ -246,6 +246,7 @@ def _work(workspace: Workspace, space: SearchSpace, folder: Path, waiting: Any, 
     """A worker process: until the queue says None."""
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    alone_with_locks()
     device = training_device()
     try:
         bench = _Bench(workspace, space, load_teacher(workspace), Features(folder), device)

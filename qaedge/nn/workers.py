@@ -54,6 +54,17 @@ def end_with(parent: int) -> None:
     os._exit(1)
 
 
+def alone_with_locks() -> None:
+    """Let this worker make no lock that the system keeps: one that is killed would leave it, and Python complains.
+
+    torch.fx draws progress, which nobody sees, with a library that locks against other processes.
+    """
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())
+
+
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch compute with one thread: processes that share the cores would wait for each other's threads."""
@@ -148,6 +159,7 @@ def _help(do: Callable[[T], R], items: Sequence[T], left: Any, results: Any, par
     """A helper: until nothing is left."""
     threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    alone_with_locks()
     while (number := _take(left, last=True)) is not None:
         try:
             results.put((number, do(items[number]), None))
