@@ -177,7 +177,7 @@ def _error(networks: list[dict[str, Any]]) -> float:
 
 
 def of_libraries(judged: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what was judged now, with the taus of all libraries together: the mean, each by its networks."""
+    """Return the taus of all libraries together, the mean, each by its networks; each one's own; and what is new."""
     mine = {name: value for name, value in judged.items() if name not in {"networks", "interplay"}}
     libraries = [*(one for one in others if one["library"] != judged["library"]), mine]
     counts = [one["n"] for one in libraries]
@@ -185,7 +185,8 @@ def of_libraries(judged: dict[str, Any], others: list[dict[str, Any]]) -> dict[s
         name: float(np.average([one[name] for one in libraries], weights=counts))
         for name in ("kendall_tau", "kendall_tau_divergence")
     }
-    return {**judged, **means, "n": sum(counts), "libraries": libraries}
+    last = {name: judged[name] for name in ("networks", "interplay")}
+    return {"n": sum(counts), **means, "libraries": libraries, **last}
 
 
 def _taus(networks: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
