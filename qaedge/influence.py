@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from qaedge.files import decode_json
-from qaedge.interplay import POWER, Interplay, Singles
+from qaedge.interplay import POWER, Interplay, Singles, are_divergences, typical
 from qaedge.space import SearchSpace
 from qaedge.store import Store
 from qaedge.tables import LossTable
@@ -30,20 +30,24 @@ if TYPE_CHECKING:
 class InfluenceRow(msgspec.Struct, frozen=True):
     """One block of the teacher replaced by a candidate, in float, on training images.
 
-    `loss` is the candidate's block loss in float, `divergence` the mean over pixels of the Kullback-Leibler
-    divergence of the network's classes from the teacher's [nat].
+    `loss` is the candidate's block loss in float, `divergences` are, by image, the mean over pixels of the
+    Kullback-Leibler divergence of the network's classes from the teacher's [nat].
     """
 
     block: str
     spec: str
     loss: float
-    divergence: float
-    images: int
+    divergences: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Refuse what no network can do; msgspec turns that into an error with the line."""
-        if not (0 <= self.loss < math.inf and 0 <= self.divergence < math.inf):
-            raise ValueError(f"a block loss of {self.loss} and a divergence of {self.divergence}")
+        if not (0 <= self.loss < math.inf and are_divergences(self.divergences)):
+            raise ValueError(f"a block loss of {self.loss} and divergences of {self.divergences}")
+
+    @property
+    def divergence(self) -> float:
+        """What it does to an image [nat]; see `typical`."""
+        return typical(self.divergences)
 
 
 class Influence(msgspec.Struct, frozen=True):
@@ -148,4 +152,4 @@ def interplay_file(loss_file: Path) -> Path:
 
 def influence_rows(loss_file: Path) -> Store[InfluenceRow]:
     """Return the file form of such rows; they lie beside the loss table."""
-    return Store(loss_file.with_name("influence.jsonl"), InfluenceRow, "qaedge-influence")
+    return Store(loss_file.with_name("influence_by_image.jsonl"), InfluenceRow, "qaedge-influence-by-image")

@@ -9,6 +9,7 @@ beyond its block's others.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -42,29 +43,50 @@ WEIGHT, FACTOR, BEND, LINK = 0.5, 0.1, 0.15, 0.8
 #: What divergences of networks go with, to begin with: of several bad blocks the worst counts for most, so it is less
 #: than the square that would undo the roots.
 SUM_POWER = 1.6
+#: Divergences rise no further where a network knows nothing: by this the sum, raised to its power, is weighed against 1
+#: (in logarithms), to begin with, and how far from that is believed.
+SATURATION, SATURATES = -1.0, 2.0
 #: More harm never counts for less.
 LEAST_POWER = 0.1
 #: Divergences below this are not told from none [nat].
 _FLOOR = 1e-6
 
 
+def typical(divergences: Sequence[float]) -> float:
+    """Return the geometric mean of what a network does to each image [nat]; 0 where it does nothing to any.
+
+    Divergences of two networks have much the same ratio on every image, but on dark or crowded ones both are ten times
+    as great: a plain mean is of these few images, and ranks networks on others worse (decision 0029).
+    """
+    return statistics.geometric_mean([max(each, _FLOOR) for each in divergences]) if any(divergences) else 0.0
+
+
+def are_divergences(values: Sequence[float]) -> bool:
+    """Whether these can be divergences [nat] of a network on one image or more."""
+    return bool(values) and all(0 <= value < math.inf for value in values)
+
+
 class InterplayRow(msgspec.Struct, frozen=True):
     """A network of candidates drawn for all blocks, in float, on a few training images.
 
     `specs` and `losses` are by block: the candidate, and its block loss in float. `group` tells which images were
-    taken, `images` how many: divergences [nat] compare within one group.
+    taken, `divergences` what it did to each [nat]; they compare within one group.
     """
 
     specs: dict[str, str]
     losses: dict[str, float]
     group: str
-    images: int
-    divergence: float
+    divergences: tuple[float, ...]
 
     def __post_init__(self) -> None:
         """Refuse what no network can do; msgspec turns that into an error with the line."""
-        if not 0 <= self.divergence < math.inf or self.specs.keys() != self.losses.keys():
-            raise ValueError(f"a divergence of {self.divergence}, losses of {', '.join(self.losses)}")
+        if not are_divergences(self.divergences) or self.specs.keys() != self.losses.keys():
+            raise ValueError(f"divergences of {self.divergences}, losses of {', '.join(self.losses)}")
+
+    @property
+    def divergence(self) -> float:
+        """What it does to an image [nat]; see `typical`."""
+        return typical(self.divergences)
 
     def is_of(self, singles: Singles) -> bool:
         """Whether it is a network of these blocks, and of candidates as they are now."""
@@ -146,7 +168,11 @@ def fit_interplay(rows: Iterable[InterplayRow], singles: Singles) -> Interplay |
 
 
 class _Drawn:
-    """Networks as arrays; the parameters are one vector: weights, powers, factors, the sum's power, groups' levels."""
+    """Networks as arrays; the parameters are one vector.
+
+    Weights, powers, factors, the sum's power, the saturation, groups' levels. With the sum S of a network's terms and
+    its power p, the divergence is `level * S^p / (1 + e^saturation * S^p)`: it rises with S whatever they are.
+    """
 
     def __init__(self, rows: Sequence[InterplayRow], singles: Singles) -> None:
         import numpy as np
@@ -174,7 +200,7 @@ class _Drawn:
 
         n = len(self.blocks)
         return np.concatenate(
-            [np.zeros(n), np.full(n, POWER), np.zeros(self.first[-1]), [SUM_POWER], np.zeros(self._groups)]
+            [np.zeros(n), np.full(n, POWER), np.zeros(self.first[-1]), [SUM_POWER, SATURATION], np.zeros(self._groups)]
         )
 
     def parts(self, solved: Array) -> tuple[Array, Array, Array]:
@@ -187,7 +213,8 @@ class _Drawn:
         import numpy as np
 
         link = 2 * len(self.blocks) + int(self.first[-1])
-        found: Array = solved[link + 1 :][self._group] + solved[link] * np.log(self._terms(solved).sum(1))
+        risen = solved[link] * np.log(self._terms(solved).sum(1))
+        found: Array = solved[link + 2 :][self._group] + risen - np.logaddexp(0.0, solved[link + 1] + risen)
         return found
 
     def _terms(self, solved: Array) -> Array:
@@ -204,7 +231,13 @@ class _Drawn:
 
         n, start = len(self.blocks), self.start()
         spread = np.concatenate(
-            [np.full(n, WEIGHT), np.full(n, BEND), np.full(self.first[-1], FACTOR), [LINK], np.full(self._groups, 10.0)]
+            [
+                np.full(n, WEIGHT),
+                np.full(n, BEND),
+                np.full(self.first[-1], FACTOR),
+                [LINK, SATURATES],
+                np.full(self._groups, 10.0),
+            ]
         )
         link, rows = 2 * n + int(self.first[-1]), np.arange(len(told))
         least = np.full(len(start), -np.inf)
@@ -217,12 +250,13 @@ class _Drawn:
         def slopes(x: Array) -> Array:
             terms = self._terms(x)[told]
             total = terms.sum(1)
-            shares = x[link] * terms / total[:, None]
+            filled = 1 / (1 + np.exp(-x[link + 1] - x[link] * np.log(total)))  # how much of all there is
+            shares = (1 - filled[:, None]) * x[link] * terms / total[:, None]
             found = np.zeros((len(told), len(x)))
             found[:, :n], found[:, n : 2 * n] = shares, shares * self._log[told]
             found[rows[:, None], 2 * n + self._column[told]] = shares
-            found[:, link] = np.log(total)
-            found[rows, link + 1 + self._group[told]] = 1.0
+            found[:, link], found[:, link + 1] = (1 - filled) * np.log(total), -filled
+            found[rows, link + 2 + self._group[told]] = 1.0
             return np.vstack([-found / NOISE, np.diag(1 / spread)])
 
         solved: Array = least_squares(residuals, start, jac=slopes, bounds=(least, np.inf), max_nfev=50).x
@@ -244,4 +278,4 @@ class _Drawn:
 
 def interplay_rows(loss_file: Path) -> Store[InterplayRow]:
     """Return the file form of such rows; they lie beside the loss table."""
-    return Store(loss_file.with_name("interplay.jsonl"), InterplayRow, "qaedge-interplay")
+    return Store(loss_file.with_name("interplay_by_image.jsonl"), InterplayRow, "qaedge-interplay-by-image")

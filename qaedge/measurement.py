@@ -33,6 +33,8 @@ DOUBTS = frozenset(
 )
 #: The condition that counts how often the file was loaded, where that is more than once.
 LOADS = "loads"
+#: The condition that holds what each load of a whole network took [s], where that is known apart.
+REPEATED = "repeated_s"
 #: Doubts that say that the time is not the network's: such a row is there, and marked, until a rerun replaces it (R14).
 SPOILED = frozenset({"throttled", "under-voltage"})
 
@@ -113,6 +115,11 @@ class Measurement(msgspec.Struct, frozen=True):
     def loads(self) -> int:
         """How many times the file was loaded for these samples."""
         return int(self.conditions.get(LOADS, 1))
+
+    @property
+    def load_medians_s(self) -> tuple[float, ...]:
+        """The median of each load [s]; of all samples where loads were not told apart."""
+        return tuple(float(value) for value in self.conditions.get(REPEATED, ())) or (self.median_s,)
 
     def with_load(self, other: Measurement) -> Measurement:
         """Return these samples and those of another load of the same file, of another time, as one measurement.

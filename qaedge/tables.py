@@ -224,14 +224,20 @@ class LatencyTable:
         return all(key in self.rows for key in keys)
 
     def _widened(self, space: SearchSpace, kind: bool) -> None:
-        """Let the error of a fit be at least that of networks which took no part in it, where enough were measured."""
+        """Let the error of a fit be at least that of networks which took no part in it, where enough were measured.
+
+        A network that was loaded several times counts by each load: who deploys one loads it once, and a limit is
+        kept by that, not by the median of loads at several times.
+        """
         found = self._fits[space.hash, kind]
-        offs = []
+        squares = []
         for network, row in self.networks(space, HELD_OUT):
             if network[0].scheme.is_float == kind and self._holds(space, network):
-                offs.append(self.predict_latency(space, network)[0] / row.measurement.median_s - 1)
-        if len(offs) >= ENOUGH:
-            error = (sum(off**2 for off in offs) / len(offs)) ** 0.5
+                predicted = self.predict_latency(space, network)[0]
+                offs = [predicted / measured - 1 for measured in row.measurement.load_medians_s]
+                squares.append(sum(off**2 for off in offs) / len(offs))
+        if len(squares) >= ENOUGH:
+            error = (sum(squares) / len(squares)) ** 0.5
             if error > found.relative_error:
                 self._fits[space.hash, kind] = msgspec.structs.replace(found, relative_error=error)
 

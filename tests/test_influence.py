@@ -13,7 +13,7 @@ SPACE = make_space()
 
 def rows_of(block, points):
     specs = [str(candidate.spec) for candidate in block.candidates[1:]]
-    return [InfluenceRow(block.name, spec, loss, found, 4) for spec, (loss, found) in zip(specs, points, strict=False)]
+    return [InfluenceRow(block.name, spec, loss, (found,)) for spec, (loss, found) in zip(specs, points, strict=False)]
 
 
 def test_a_space_whose_blocks_have_no_row_has_none():

@@ -12,7 +12,7 @@ from synthetic import make_space
 from qaedge.errors import InvalidFile
 from qaedge.files import write_json
 from qaedge.influence import Influence, InfluenceRow, influence_rows, interplay_file, singles
-from qaedge.interplay import LEAST, POWER, Interplay, InterplayRow, Singles, fit_interplay
+from qaedge.interplay import LEAST, POWER, Interplay, InterplayRow, Singles, fit_interplay, typical
 from qaedge.tables import LossRow, LossTable
 
 SPACE = make_space(blocks=4, candidates=7)
@@ -51,7 +51,7 @@ def networks(known: Singles, count: int, noise: float = 0.0, seed: int = 1) -> l
         sums = sum(w * known[b][specs[b]][1] ** p for b, w, p in zip(BLOCKS, WEIGHTS, POWERS, strict=True))
         level = (1 + number % 2) * float(np.exp(random.normal(0, noise)))
         losses = {block: known[block][spec][0] for block, spec in specs.items()}
-        rows.append(InterplayRow(specs, losses, f"group{number % 2}", 4, level * (sums + 1e-3) ** 1.5))
+        rows.append(InterplayRow(specs, losses, f"group{number % 2}", (level * (sums + 1e-3) ** 1.5,)))
     return rows
 
 
@@ -70,7 +70,7 @@ def test_a_candidate_that_suffers_in_company_counts_for_more():
     known = alone()
     sick = sorted(known["stage2"])[2]
     rows = [
-        InterplayRow(r.specs, r.losses, r.group, r.images, r.divergence * (3 if r.specs["stage2"] == sick else 1))
+        InterplayRow(r.specs, r.losses, r.group, (r.divergence * (3 if r.specs["stage2"] == sick else 1),))
         for r in networks(known, 250, noise=0.05)
     ]
     found = fit_interplay(rows, known)
@@ -78,6 +78,35 @@ def test_a_candidate_that_suffers_in_company_counts_for_more():
     factors = found.factors["stage2"]
     others = [factor for spec, factor in factors.items() if spec != sick]
     assert factors[sick] > 1.05 * max(others)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    divergences=st.lists(st.floats(0, 5), min_size=1, max_size=6),
+    levels=st.lists(st.floats(0.1, 10), min_size=6, max_size=6),
+)
+def test_images_that_are_hard_for_all_networks_change_no_order(divergences, levels):
+    found = typical(divergences)
+    assert min(divergences) * (1 - 1e-9) <= found <= max(*divergences, 1e-6) * (1 + 1e-9)
+    assert (found == 0) == (not any(divergences))
+    better = [0.5 * each for each in divergences]
+    harder = [level * each for level, each in zip(levels, divergences, strict=False)]
+    assert typical(better) <= found
+    assert typical([0.5 * each for each in harder]) <= typical(harder) * (1 + 1e-9)
+
+
+def test_one_image_on_which_all_goes_badly_does_not_decide():
+    plain = [0.02, 0.02, 3.0], [0.06, 0.06, 2.95]  # sums say the first is worse; it is better on two of three
+    assert sum(plain[0]) > sum(plain[1]) * 0.98 and typical(plain[0]) < typical(plain[1])
+
+
+@pytest.mark.parametrize("divergences", [(), (-0.1, 0.2), (float("inf"),), (float("nan"), 0.1)])
+def test_rows_that_no_network_can_make_are_refused(divergences):
+    row = networks(alone(), 1)[0]
+    with pytest.raises(ValueError, match="divergences"):
+        InterplayRow(row.specs, row.losses, row.group, divergences)
+    with pytest.raises(ValueError, match="divergences"):
+        InfluenceRow("stage0", "spec", 0.1, divergences)
 
 
 def test_few_networks_and_unknown_candidates_tell_nothing():
@@ -99,13 +128,11 @@ def test_few_networks_and_unknown_candidates_tell_nothing():
 def test_what_follows_the_roots_already_is_left_at_them():
     known = alone()
     random = np.random.default_rng(5)
-    rows = [
-        InterplayRow(r.specs, r.losses, r.group, r.images, float(random.uniform(0.1, 1))) for r in networks(known, 60)
-    ]
+    rows = [InterplayRow(r.specs, r.losses, r.group, (float(random.uniform(0.1, 1)),)) for r in networks(known, 60)]
     found = fit_interplay(rows, known)  # nothing but noise
     assert found is not None and abs(found.tau) < 0.3
     rows_alone = [
-        InfluenceRow(block, spec, loss, divergence, 4)
+        InfluenceRow(block, spec, loss, (divergence,))
         for block, of in known.items()
         for spec, (loss, divergence) in of.items()
     ]
@@ -136,8 +163,11 @@ def test_search_takes_the_fit_from_beside_the_loss_table(tmp_path):
     for block, of in known.items():
         for spec, (loss, divergence) in of.items():
             if divergence:
-                store.append(InfluenceRow(block, spec, loss, divergence, 4))
-    assert singles(store.rows(), SPACE, losses_of(known)) == known
+                store.append(InfluenceRow(block, spec, loss, (divergence,)))
+    told = singles(store.rows(), SPACE, losses_of(known))
+    assert told is not None and told.keys() == known.keys()
+    for block, of in known.items():
+        assert told[block] == {spec: pytest.approx(pair) for spec, pair in of.items()}
     (block, spec), *_ = [(b, s) for b, of in known.items() for s, (_, divergence) in of.items() if divergence]
     anew = singles(store.rows(), SPACE, losses_of({**known, block: {**known[block], spec: (0.2, 0.0)}}))
     assert anew is not None and spec not in anew[block], "trained anew, and not put in its place since"

@@ -8,6 +8,7 @@ from widths import networks_of, row_of, widths_space, widths_tables
 
 from qaedge.borders import SIZE_BYTES, borders, borders_in
 from qaedge.errors import InvalidFile, NotMeasured
+from qaedge.measurement import REPEATED
 from qaedge.network_key import HELD_OUT, network_key, places_of
 from qaedge.predictions import Predictions
 from qaedge.probes import origin_network, probes
@@ -292,6 +293,23 @@ def test_networks_held_out_with_borders_widen_the_error_and_are_predicted():
     gone = "border_a16a8@16x12x16"
     less = LatencyTable("local", [row for key, row in rows.items() if key != gone])
     assert less.fit(space).relative_error == pytest.approx(0.2), "the others tell it still"
+
+
+def test_loads_that_differ_widen_the_error():
+    space = widths_space([["w8a8", "w8a16"]] * 3)
+    _, table = widths_tables(space)
+    steady, restless = dict(table.rows), dict(table.rows)
+    for network in networks_of(space)[1:31]:
+        key = network_key(space, places_of(space, network), HELD_OUT)
+        predicted = table.predict_latency(space, network)[0]
+        steady[key] = row = row_of(key, predicted)
+        told = {**row.measurement.conditions, REPEATED: [predicted / 1.1, predicted, predicted / 0.9]}
+        measurement = msgspec.structs.replace(row.measurement, conditions=told)
+        restless[key] = msgspec.structs.replace(row, measurement=measurement)
+    assert steady[key].measurement.load_medians_s == pytest.approx((predicted,))
+    assert LatencyTable("local", steady.values()).fit(space).relative_error < 0.01
+    # Their medians are what was predicted; one load of one of them is off by a tenth, or not at all.
+    assert LatencyTable("local", restless.values()).fit(space).relative_error == pytest.approx((0.02 / 3) ** 0.5)
 
 
 def test_borders_are_wanted_and_are_no_networks():

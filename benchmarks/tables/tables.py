@@ -122,6 +122,7 @@ def limits(held: WholeNetworks, file_format: str, seed: int) -> dict[str, object
     return {
         "n": len(searched),
         "kept": sum(bool(one["kept"]) for one in searched),
+        "loads_kept": float(np.mean([time <= found[0] for key, found in wanted.items() for time in turns[key]])),
         "margin": MARGIN,
         "used": float(np.median([float(one["measured_s"]) / float(one["limit_s"]) for one in searched])),
         "searches": searched,

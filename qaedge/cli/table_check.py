@@ -15,7 +15,7 @@ from qaedge.cli import options
 from qaedge.cli.loss_check import check_losses
 from qaedge.cli.plan import SHAKY
 from qaedge.cli.resolve import saved_space
-from qaedge.cli.whole import REPEATED, SCALE, WholeNetworks
+from qaedge.cli.whole import SCALE, WholeNetworks
 from qaedge.device import load_devices, table_name
 from qaedge.errors import MeasurementError, NotMeasured, UsageError
 from qaedge.fit import Fit
@@ -167,7 +167,7 @@ def run(
 
 def _spread(found: Measurement) -> float:
     """Return by what share a measurement differs from itself: between repetitions where there are any, else rounds."""
-    times = [float(value) for value in found.conditions.get(REPEATED, ())]
+    times = found.load_medians_s
     return statistics.stdev(times) / statistics.fmean(times) if len(times) > 1 else found.error_s / found.median_s
 
 

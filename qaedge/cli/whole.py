@@ -16,6 +16,7 @@ from qaedge.cli.rows import measure_rows
 from qaedge.device import Device, load_devices, table_name, with_runtime
 from qaedge.errors import MeasurementError
 from qaedge.layer_bits import LayerBits
+from qaedge.measurement import REPEATED
 from qaedge.project import Workspace
 from qaedge.runtime import BOTH
 from qaedge.tables import LatencyRow, LatencyTable
@@ -29,8 +30,6 @@ Networks = Mapping[str, Sequence[Candidate]]
 BESIDE = 15
 #: The name of the teacher among them, and of what their times were multiplied by, among their conditions.
 TEACHER, SCALE = "teacher", "teacher_scale"
-#: The condition that holds what each repetition took [s].
-REPEATED = "repeated_s"
 #: A scale further from 1 than this is doubted (R14).
 DRIFT = 0.05
 
@@ -197,6 +196,6 @@ def _with_load(row: LatencyRow, new: LatencyRow) -> LatencyRow:
     """Return a row with the samples of one more load; its conditions tell the median of each."""
     before = row.measurement
     joined = before.with_load(new.measurement)
-    times = [*before.conditions.get(REPEATED, [before.median_s]), new.measurement.median_s]
-    told = {**joined.conditions, REPEATED: sorted(float(time) for time in times)}
+    times = [*before.load_medians_s, new.measurement.median_s]
+    told = {**joined.conditions, REPEATED: sorted(times)}
     return msgspec.structs.replace(row, measurement=msgspec.structs.replace(joined, conditions=told))

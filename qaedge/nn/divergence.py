@@ -29,13 +29,8 @@ class Divergence:
         with torch.no_grad():
             self._wanted = [_log_classes(teacher.module.eval(), image) for image in self._images]
 
-    @property
-    def images(self) -> int:
-        """How many it is taken over."""
-        return len(self._images)
-
-    def of(self, network: nn.Module, named: str, only: slice = ALL) -> float:
-        """Return the mean over pixels and images of KL(teacher, network) [nat].
+    def of(self, network: nn.Module, named: str, only: slice = ALL) -> tuple[float, ...]:
+        """Return the mean over pixels of KL(teacher, network) of each image [nat].
 
         Args:
             network: in eval mode.
@@ -45,16 +40,16 @@ class Divergence:
         Raises:
             DataError: it puts out NaN or infinite logits.
         """
-        total, images = 0.0, self._images[only]
+        found = []
         with torch.no_grad():
-            for image, log_p in zip(images, self._wanted[only], strict=True):
-                total += float((log_p.exp() * (log_p - _log_classes(network, image))).sum(1).mean())
-        if not np.isfinite(total):
+            for image, log_p in zip(self._images[only], self._wanted[only], strict=True):
+                found.append(float((log_p.exp() * (log_p - _log_classes(network, image))).sum(1).mean()))
+        if not np.isfinite(found).all():
             raise DataError(
                 f"{named} puts out NaN or infinite logits.",
                 "Its distilled weights are damaged: delete them and run: qaedge distill",
             )
-        return max(0.0, total / len(images))  # of two that are alike, rounding may leave a little less than none
+        return tuple(max(0.0, each) for each in found)  # of two that are alike, rounding may leave less than none
 
 
 def _log_classes(network: nn.Module, image: Tensor) -> Tensor:

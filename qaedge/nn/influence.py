@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 
 from qaedge.candidate import BlockSpec
 from qaedge.influence import InfluenceRow, influence_rows
 from qaedge.nn.data import Split
 from qaedge.nn.divergence import Divergence
+from qaedge.nn.layout import lay_out
 from qaedge.nn.library import load_candidate
 from qaedge.nn.teacher import Teacher, with_blocks
 from qaedge.progress import Step
@@ -60,7 +62,9 @@ def measure_influence(workspace: Workspace, teacher: Teacher, space: SearchSpace
     divergence = Divergence(teacher, train, IMAGES)
     for done, (block, spec, loss) in enumerate(missing, start=1):
         module = load_candidate(workspace, space, teacher, block, spec)
-        found = divergence.of(with_blocks(teacher, {block: module}).eval(), f"The teacher with {spec} as its {block}")
-        row = InfluenceRow(block, str(spec), loss, found, divergence.images)
+        network = with_blocks(teacher, {block: module}).eval()
+        lay_out(network, torch.channels_last)
+        found = divergence.of(network, f"The teacher with {spec} as its {block}")
+        row = InfluenceRow(block, str(spec), loss, found)
         store.append(row)
         yield Step(done, len(missing), f"{block} {spec}", row)

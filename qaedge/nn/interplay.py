@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 
 from qaedge.candidate import BlockSpec
@@ -16,6 +17,7 @@ from qaedge.influence import influence_rows, singles
 from qaedge.interplay import LEAST, InterplayRow, Singles, interplay_rows
 from qaedge.nn.data import Split
 from qaedge.nn.divergence import Divergence
+from qaedge.nn.layout import lay_out
 from qaedge.nn.library import load_candidate, weights_path
 from qaedge.nn.paths import put
 from qaedge.nn.teacher import Teacher
@@ -25,7 +27,7 @@ from qaedge.space import SearchSpace
 from qaedge.tables import LossTable
 
 #: How often each candidate of the block with the most of them is drawn.
-TIMES = 16
+TIMES = 32
 #: Groups of images, and how many are in each. Networks teach more than images do: of as many passes, more networks
 #: on few images each rank others better (`docs/decisions/0026-harm-in-company.md`), if not all on the same ones.
 GROUPS, IMAGES = 8, 4
@@ -97,11 +99,14 @@ def measure_interplay(workspace: Workspace, teacher: Teacher, space: SearchSpace
     divergence = Divergence(teacher, train, GROUPS * IMAGES)
     parts = [slice(at, at + IMAGES) for at in range(0, max(1, len(divergence.names) - IMAGES + 1), IMAGES)]
     network = copy.deepcopy(teacher.module).eval()
+    lay_out(network, torch.channels_last)
     modules: dict[tuple[str, str], nn.Module] = {}
     for done, (number, specs) in enumerate(missing, start=1):
         for name, text in specs.items():
             if (name, text) not in modules:
-                modules[name, text] = _sound(workspace, space, teacher, name, BlockSpec.parse(text))
+                module = copy.deepcopy(_sound(workspace, space, teacher, name, BlockSpec.parse(text)))
+                lay_out(module, torch.channels_last)
+                modules[name, text] = module
             put(network, teacher.block(name).path, modules[name, text])
         part = parts[number % len(parts)]
         names = divergence.names[part]
@@ -112,9 +117,7 @@ def measure_interplay(workspace: Workspace, teacher: Teacher, space: SearchSpace
             yield Step(done, len(missing), f"network {number}", warning=f"{error.message} It is left out.")
             continue
         group = hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]
-        row = InterplayRow(
-            specs, {name: known[name][text][0] for name, text in specs.items()}, group, len(names), found
-        )
+        row = InterplayRow(specs, {name: known[name][text][0] for name, text in specs.items()}, group, found)
         store.append(row)
         yield Step(done, len(missing), f"network {number}", row)
 

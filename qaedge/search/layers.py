@@ -139,19 +139,20 @@ def build_layers(problem: Problem, objective: str | None, metrics: Sequence[str]
     borders = [made for _, _, made in classes] or [np.zeros((1, 1, len(columns)))] * (len(problem.blocks) - 1)
     start = np.array([0.0 if c is None else problem.base.get(c, 0.0) for c in columns])
     bounds = np.array([np.inf, *(limits.get(metric, np.inf) for metric in metrics)])
-    return Layers(layers, borders, start, bounds, _rounding(problem, columns, start, bounds))
+    return Layers(layers, borders, start, bounds, _rounding(problem, columns, borders, start, bounds))
 
 
-def _rounding(problem: Problem, columns: Sequence[str | None], start: Array, bounds: Array) -> Array:
-    """Return how far sums of these columns in another order may lie apart [d]."""
+def _rounding(
+    problem: Problem, columns: Sequence[str | None], borders: Sequence[Array], start: Array, bounds: Array
+) -> Array:
+    """Return how far sums of these columns in another order may lie apart [d]; `borders` are those of classes."""
     scale = np.abs(start) + np.where(np.isfinite(bounds), np.abs(bounds), 0.0)
     for number, column in enumerate(columns):
         for block in problem.blocks:
             values = block.losses if column is None else block.costs[column]
             scale[number] += max(abs(float(values.max(initial=0.0))), abs(float(values.min(initial=0.0))))
-        for border in problem.borders:
-            if column is not None and column in border:
-                scale[number] += float(np.abs(border[column]).max(initial=0.0))
+    for border in borders:  # not the problem's: a matrix of all pairs may be a thousand times as large
+        scale += np.abs(border).max(axis=(0, 1), initial=0.0)
     return np.asarray(_ROUNDING * scale)
 
 
