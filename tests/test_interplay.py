@@ -66,6 +66,20 @@ def test_weights_and_powers_come_back():
     assert [found.powers[block] for block in BLOCKS] == pytest.approx(POWERS, abs=0.1)
 
 
+def test_divergences_that_end_hide_no_candidate():
+    known = alone()
+    endless = networks(known, 250, noise=0.02)
+    ended = [
+        msgspec.structs.replace(row, divergences=(row.divergence / (1 + 2 * row.divergence),)) for row in endless
+    ]
+    found, wanted = fit_interplay(ended, known), fit_interplay(endless, known)
+    assert found is not None and wanted is not None and found.tau > 0.95
+    for block, weight in wanted.weights.items():
+        assert found.weights[block] / found.weights[BLOCKS[0]] == pytest.approx(
+            weight / wanted.weights[BLOCKS[0]], rel=0.15
+        )
+
+
 def test_a_candidate_that_suffers_in_company_counts_for_more():
     known = alone()
     sick = sorted(known["stage2"])[2]

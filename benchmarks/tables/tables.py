@@ -57,7 +57,7 @@ SEEDS = {"onnx": 2, "tflite": 3}
 #: The middle one counts.
 TURNS, PAUSE_S = 5, 45.0
 #: Seed -> how many networks are judged. No fit has seen any of them.
-JUDGED = {0: 60, 1: 40}
+JUDGED = {0: 60, 1: 40, 2: 100}
 
 
 @contextmanager
@@ -178,8 +178,13 @@ def _error(networks: list[dict[str, Any]]) -> float:
 
 
 def of_libraries(judged: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the taus of all libraries together, the mean, each by its networks; each one's own; and what is new."""
+    """Return the taus of all libraries together, the mean, each by its networks; each one's own; and what is new.
+
+    What a library had before it was judged again stays as its `earlier`.
+    """
     mine = {name: value for name, value in judged.items() if name not in {"networks", "interplay"}}
+    before = next((one for one in others if one["library"] == judged["library"]), {})
+    mine["earlier"] = told_before(before)
     libraries = [*(one for one in others if one["library"] != judged["library"]), mine]
     counts = [one["n"] for one in libraries]
     means = {
