@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 
 from qaedge.files import decode_json
-from qaedge.interplay import POWER, Interplay, Singles, are_divergences, typical
+from qaedge.interplay import AGAIN, POWER, Interplay, Singles, are_divergences, typical
 from qaedge.space import SearchSpace
 from qaedge.store import Store
 from qaedge.tables import LossTable
@@ -63,7 +63,7 @@ class Influence(msgspec.Struct, frozen=True):
     def read(loss_file: Path, space: SearchSpace) -> Influence | None:
         """Return what lies beside a loss table; None where a block with a choice has no row. Raises InvalidFile."""
         path = interplay_file(loss_file)
-        interplay = decode_json(path, Interplay, hint="Delete it and run: qaedge distill") if path.exists() else None
+        interplay = decode_json(path, Interplay, hint=AGAIN) if path.exists() else None
         return Influence.of(influence_rows(loss_file).rows(), space, interplay)
 
     @staticmethod
@@ -146,10 +146,10 @@ def _curve(points: list[tuple[float, float]]) -> tuple[Array, Array]:
 
 
 def interplay_file(loss_file: Path) -> Path:
-    """Return where the fit to drawn networks lies."""
-    return loss_file.with_name("interplay.json")
+    """Return where the fit to drawn networks lies; like the rows that it is of, it is by image."""
+    return loss_file.with_name("interplay_by_image.json")
 
 
 def influence_rows(loss_file: Path) -> Store[InfluenceRow]:
     """Return the file form of such rows; they lie beside the loss table."""
-    return Store(loss_file.with_name("influence_by_image.jsonl"), InfluenceRow, "qaedge-influence-by-image")
+    return Store(loss_file.with_name("influence_by_image.jsonl"), InfluenceRow, "qaedge-influence-by-image", hint=AGAIN)

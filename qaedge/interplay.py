@@ -48,17 +48,21 @@ SUM_POWER = 1.6
 SATURATION, SATURATES = -1.0, 2.0
 #: More harm never counts for less.
 LEAST_POWER = 0.1
+#: What to do where a file of what `distill` measured last is damaged.
+AGAIN = "Delete it and run: qaedge distill"
 #: Divergences below this are not told from none [nat].
 _FLOOR = 1e-6
 
 
 def typical(divergences: Sequence[float]) -> float:
-    """Return the geometric mean of what a network does to each image [nat]; 0 where it does nothing to any.
+    """Return the geometric mean of what a network does to each image [nat]; 0 where it does nothing that can be told.
 
     Divergences of two networks have much the same ratio on every image, but on dark or crowded ones both are ten times
     as great: a plain mean is of these few images, and ranks networks on others worse (decision 0029).
     """
-    return statistics.geometric_mean([max(each, _FLOOR) for each in divergences]) if any(divergences) else 0.0
+    if max(divergences) <= _FLOOR:
+        return 0.0
+    return statistics.geometric_mean([max(each, _FLOOR) for each in divergences])
 
 
 def are_divergences(values: Sequence[float]) -> bool:
@@ -142,7 +146,7 @@ def fit_interplay(rows: Iterable[InterplayRow], singles: Singles) -> Interplay |
     import numpy as np
 
     last = {tuple(row.specs[block] for block in singles): row for row in rows if row.is_of(singles)}
-    used = [row for row in last.values() if row.divergence > _FLOOR]
+    used = [row for row in last.values() if row.divergence > 0]
     if len(used) < LEAST:
         return None
     data = _Drawn(used, singles)
@@ -195,7 +199,7 @@ class _Drawn:
         self._groups = len(groups)
 
     def start(self) -> Array:
-        """Return the parameters of a sum of roots, with levels that fit it."""
+        """Return the parameters of a sum of roots; levels change no order within a group."""
         import numpy as np
 
         n = len(self.blocks)
@@ -278,4 +282,4 @@ class _Drawn:
 
 def interplay_rows(loss_file: Path) -> Store[InterplayRow]:
     """Return the file form of such rows; they lie beside the loss table."""
-    return Store(loss_file.with_name("interplay_by_image.jsonl"), InterplayRow, "qaedge-interplay-by-image")
+    return Store(loss_file.with_name("interplay_by_image.jsonl"), InterplayRow, "qaedge-interplay-by-image", hint=AGAIN)

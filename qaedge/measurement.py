@@ -96,6 +96,11 @@ class Measurement(msgspec.Struct, frozen=True):
         if not all(map(math.isfinite, values)) or min(values) <= 0:
             bad = [s for s in values if not (math.isfinite(s) and s > 0)]
             raise MeasurementError(f"A measurement of {self.sha256[:12]} on {self.device} holds the value {bad[0]!r}.")
+        for value in self.conditions.get(REPEATED, ()):
+            if not isinstance(value, float | int) or not (math.isfinite(value) and value > 0):
+                raise MeasurementError(
+                    f"A measurement of {self.sha256[:12]} on {self.device}: {REPEATED} holds {value!r}."
+                )
         for name in ("reference_s", "instructions", "cycles", "energy_j"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):

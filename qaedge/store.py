@@ -39,10 +39,11 @@ class _Header(msgspec.Struct):
 class Store(Generic[T]):
     """Rows of one struct type in one file; several processes may append."""
 
-    def __init__(self, path: Path, kind: type[T], format_name: str) -> None:
-        """Name the file; nothing is read or written yet."""
+    def __init__(self, path: Path, kind: type[T], format_name: str, hint: str = "") -> None:
+        """Name the file, and what to do where it is damaged; nothing is read or written yet."""
         self.path = path
         self.format_name = format_name
+        self.hint = hint
         self._decoder = msgspec.json.Decoder(kind)
 
     def rows(self) -> Iterator[T]:
@@ -69,7 +70,9 @@ class Store(Generic[T]):
             try:
                 yield self._decoder.decode(line)
             except (msgspec.ValidationError, MeasurementError) as error:
-                raise InvalidFile(self.path, f"line {number}", f"a {self.format_name} row", str(error)) from error
+                raise InvalidFile(
+                    self.path, f"line {number}", f"a {self.format_name} row", str(error), self.hint
+                ) from error
             except (msgspec.DecodeError, UnicodeDecodeError):
                 # A crash in mid-append leaves a torn line; a later append closes it.
                 warnings.warn(f"{self.path}: line {number} is incomplete and was dropped.", StoreWarning, stacklevel=2)

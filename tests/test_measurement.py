@@ -107,3 +107,10 @@ def test_rows_of_earlier_versions_still_load():
 def test_what_cannot_be_is_refused(name, value):
     with pytest.raises(MeasurementError, match=name):
         make_measurement(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -0.1, float("nan"), "x", None])
+def test_what_loads_took_is_a_time(value):
+    found = make_measurement(0.01)
+    with pytest.raises(MeasurementError, match="repeated_s"):
+        msgspec.structs.replace(found, conditions={**found.conditions, "repeated_s": [0.01, value]})

@@ -2,8 +2,9 @@
 
 After `qaedge distill` and `tables.py --parts loss`, on their rows: in seconds, and nothing is run again. The three
 choices of `docs/decisions/0029-the-typical-image.md` are taken back one at a time, and all together. Writes harm.json
-beside itself: `fitted`, Kendall's tau with drawn networks that a fit had not seen, on the training images; `divergence`
-and `miou`, with what the judged networks lose on validation images. No fit has seen any of these.
+beside itself: `divergence` and `miou`, Kendall's tau with what the judged networks lose on validation images, which no
+fit has seen; `fitted`, with the drawn networks that a fit had not seen, on training images, which compares only where
+the mean of images and the networks are the same. `used`: whether search would use the fit, or roots alone.
 """
 
 from __future__ import annotations
@@ -27,20 +28,21 @@ from qaedge.influence import Influence, InfluenceRow, influence_rows, singles
 from qaedge.interplay import InterplayRow, fit_interplay, interplay_rows
 from qaedge.network_key import HELD_OUT, network_of
 from qaedge.network_loss import network_losses
+from qaedge.nn import interplay as drawing
 from qaedge.project import Workspace
 from qaedge.ranking import kendall_tau
 from qaedge.space import SearchSpace
 from qaedge.tables import LossTable
 
 HERE = Path(__file__).resolve().parent
-#: Name -> whether images are summed to a plain mean, whether divergences rise without end, and which part of the
-#: networks that were drawn is used: the first half are those of half as many turns.
+#: Name -> whether images are summed to a plain mean, whether divergences rise without end, and how often each candidate
+#: is drawn.
 VARIANTS = {
-    "as it is": (False, False, 1.0),
-    "plain mean of images": (True, False, 1.0),
-    "no end of divergences": (False, True, 1.0),
-    "half as many turns": (False, False, 0.5),
-    "all three": (True, True, 0.5),
+    "as it is": (False, False, drawing.TIMES),
+    "plain mean of images": (True, False, drawing.TIMES),
+    "no end of divergences": (False, True, drawing.TIMES),
+    "half as many turns": (False, False, drawing.TIMES // 2),
+    "all three": (True, True, drawing.TIMES // 2),
 }
 #: So little that divergences have no end.
 NO_END = -50.0, 1e-6
@@ -68,12 +70,14 @@ def main() -> None:
     ]
     found: dict[str, dict[str, object]] = {}
     saturation = interplay.SATURATION, interplay.SATURATES
-    for name, (is_mean, is_endless, part) in VARIANTS.items():
+    for name, (is_mean, is_endless, times) in VARIANTS.items():
         interplay.SATURATION, interplay.SATURATES = NO_END if is_endless else saturation
         rows_alone = of_mean(alone) if is_mean else alone
-        rows_together = (of_mean(together) if is_mean else together)[: round(part * len(together))]
         known = singles(rows_alone, space, losses)
         assert known is not None, "distill has put candidates in their blocks' places"
+        drawing.TIMES = times
+        networks = drawing.drawn(space, known)
+        rows_together = [row for row in (of_mean(together) if is_mean else together) if row.specs in networks]
         fitted = fit_interplay(rows_together, known)
         assert fitted is not None, "and networks together"
         influence = Influence.of(rows_alone, space, fitted)
@@ -87,6 +91,7 @@ def main() -> None:
         ]
         found[name] = {
             "networks": fitted.networks,
+            "used": fitted.is_better,
             "fitted": fitted.tau,
             "divergence": kendall_tau(sums, [row.divergence for row, _ in judged]),
             "miou": kendall_tau(sums, [-row.miou for row, _ in judged]),

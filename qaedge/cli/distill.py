@@ -13,7 +13,7 @@ from qaedge.cli.steps import show_steps, steps_of
 from qaedge.files import decode_json, write_json
 from qaedge.gains import StepGain
 from qaedge.influence import influence_rows, interplay_file, singles
-from qaedge.interplay import Interplay, fit_interplay, interplay_rows
+from qaedge.interplay import AGAIN, Interplay, fit_interplay, interplay_rows
 from qaedge.project import Workspace
 from qaedge.space import SearchSpace
 from qaedge.tables import LossTable
@@ -109,7 +109,7 @@ def _fitted(loss_file: Path, space: SearchSpace, losses: LossTable) -> Interplay
     path = interplay_file(loss_file)
     rows = [each.path for each in (influence_rows(loss_file), interplay_rows(loss_file)) if each.path.exists()]
     if path.exists() and all(each.stat().st_mtime_ns <= path.stat().st_mtime_ns for each in rows):
-        return decode_json(path, Interplay, hint="Delete it and run: qaedge distill")
+        return decode_json(path, Interplay, hint=AGAIN)
     known = singles(influence_rows(loss_file).rows(), space, losses)
     fitted = None if known is None else fit_interplay(interplay_rows(loss_file).rows(), known)
     if fitted is None:

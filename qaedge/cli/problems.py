@@ -82,6 +82,11 @@ def problems_of(workspace: Workspace, device: str, asked: Asked, terms: Terms, w
     if not losses.rows:
         raise NotMeasured("The loss table of this space is empty.", "Run: qaedge distill")
     influence = _influence(workspace, space, terms)
+    if warn and influence is None and terms.power is None:
+        report.warn(
+            "what candidates do to the teacher's classes was not measured, so plain block losses are summed, which "
+            "rank networks worse. Run: qaedge distill (or, to have it so: --power 1)"
+        )
     tables = _tables(workspace, device, terms.runtime, terms.by_size)
     made, refused, unmeasured = [], [], []
     for table in tables:

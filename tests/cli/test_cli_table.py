@@ -81,6 +81,22 @@ def test_search_sums_harm_unless_a_power_is_asked_for(project, qaedge):
     assert [row["summed"] for row in front] == sorted((row["summed"] for row in front), reverse=True)
 
 
+def test_search_says_where_it_sums_plain_losses_for_want_of_harm(project, qaedge):
+    path = influence_rows(project.loss_file(space_of(project).origin)).path
+    kept = path.read_text()
+    try:
+        path.unlink()
+        ran = qaedge("search", "--latency", "none", "--json")
+        assert ran.status == 0 and json.loads(ran.out)["summed"] == "loss"
+        assert "plain block losses are summed" in ran.err and "qaedge distill" in ran.err
+        assert "plain block losses" not in qaedge("search", "--latency", "none", "--power", "1", "--json").err
+        path.write_text(kept.replace('"divergences":[', '"divergences":[-1.0,', 1))
+        ran = qaedge("search", "--latency", "none", "--json")
+        assert ran.status == 1 and "line 2" in ran.err and "Delete it and run: qaedge distill" in ran.err
+    finally:
+        path.write_text(kept)
+
+
 def test_held_out_networks_are_measured_once_and_held_against_the_table(project, qaedge):
     ran = qaedge("table", "check", "--networks", "6", "--wait", "4min", "--json", "--plot", "p.png")
     assert ran.status == 0, ran.err
