@@ -185,21 +185,16 @@ def _error(networks: list[dict[str, Any]]) -> float:
 
 
 def of_libraries(judged: dict[str, Any], others: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the taus of all libraries together, the mean, each by its networks; each one's own; and what is new.
+    """Return the taus of the library that was judged now; what others had, summed as it was then; and all it is of.
 
-    What a library had before it was judged again stays as its `earlier`.
+    What this library had before it was judged again stays as its `earlier`.
     """
     mine = {name: value for name, value in judged.items() if name not in {"networks", "interplay"}}
     before = next((one for one in others if one["library"] == judged["library"]), {})
     mine["earlier"] = told_before(before)
     libraries = [*(one for one in others if one["library"] != judged["library"]), mine]
-    counts = [one["n"] for one in libraries]
-    means = {
-        name: float(np.average([one[name] for one in libraries], weights=counts))
-        for name in ("kendall_tau", "kendall_tau_divergence")
-    }
-    last = {name: judged[name] for name in ("networks", "interplay")}
-    return {"n": sum(counts), **means, "libraries": libraries, **last}
+    names = ("n", "kendall_tau", "kendall_tau_divergence", "kendall_tau_error", "networks", "interplay")
+    return {**{name: judged[name] for name in names}, "libraries": libraries}
 
 
 def _taus(networks: list[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
