@@ -57,8 +57,8 @@ _FLOOR = 1e-6
 def typical(divergences: Sequence[float]) -> float:
     """Return the geometric mean of what a network does to each image [nat]; 0 where it does nothing that can be told.
 
-    Divergences of two networks have much the same ratio on every image, but on dark or crowded ones both are ten times
-    as great: a plain mean is of these few images, and ranks networks on others worse (decision 0029).
+    Divergences of two networks have much the same ratio on every image, but on dark or crowded ones both are several
+    times as great: a plain mean is of these few images, and ranks networks on others worse (decision 0029).
     """
     if max(divergences) <= _FLOOR:
         return 0.0
