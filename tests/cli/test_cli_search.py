@@ -66,7 +66,7 @@ def test_plot_draws_a_picture(tables, qaedge, tmp_path):
 
 
 def test_a_limit_that_nothing_keeps_says_by_how_much(tables, qaedge, tmp_path):
-    ran = qaedge("search", "--latency", "4ms", "--output", tmp_path / "arch.json")
+    ran = qaedge("search", "--power", "1", "--latency", "4ms", "--output", tmp_path / "arch.json")
     assert ran.status == 1 and ran.err.startswith("error: ")
     assert "5 ms" in ran.err and "1 ms too slow" in ran.err
     assert not (tmp_path / "arch.json").exists()
@@ -87,7 +87,7 @@ def test_search_needs_no_torch(tables, spawn):
     code = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime'): sys.modules[name] = None\n"
-        "import qaedge.cli; sys.exit(qaedge.cli.run(['search', '--json']))"
+        "import qaedge.cli; sys.exit(qaedge.cli.run(['search', '--power', '1', '--json']))"
     )
     process = spawn(code=code)
     out, err = process.communicate()
@@ -115,10 +115,10 @@ def test_a_project_that_changed_since_is_a_warning(tables, qaedge, scenes):
     ],
 )
 def test_rows_of_another_state_of_the_device_are_a_warning(field, value, tables, qaedge):
-    assert qaedge("search").err.count("warning") == 0
+    assert qaedge("search", "--power", "1").err.count("warning") == 0
     key = tables.blocks[1].candidates[1].key
     write_state(Workspace.open(), key, field, value)
-    ran = qaedge("search")
+    ran = qaedge("search", "--power", "1")
     assert ran.status == 0 and ran.err.startswith("warning: 1 of the 7 latencies were measured in another state")
     assert f"{field} was {value!r}, and is" in " ".join(ran.err.split())
     assert "qaedge profile --device local" in " ".join(ran.err.split())
